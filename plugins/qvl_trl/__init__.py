@@ -1,0 +1,1 @@
+"""The built-in plugin: stages on TRL and PEFT, data formats, rewards and the bundled model."""

@@ -1,0 +1,1 @@
+"""Checkpoints that survive the machine: manifests, the store, and which folder to go on from."""

@@ -1,0 +1,202 @@
+"""The plugin contract: what a stage, a data format, a reward and a bundled model are to the runner.
+
+Each is an object behind an entry point (`qvl.stages`, `qvl.data_formats`, `qvl.rewards`, `qvl.models`). Importing
+the module that holds it must stay cheap: no torch, no transformers; `run`, `examples` and `score` may import what
+they like. `schema` is a JSON Schema (draft 2020-12) of the object's `with:`, closed by `additionalProperties: false`,
+with a title, a description and a default for every key that has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from qvl_run.settings import DataSettings, StageSettings
+
+Kind = Literal["sft", "preference", "prompt"]
+Section = Literal["setup", "download", "load", "first_step", "step", "eval", "rollout", "save"]
+
+
+class StageStopped(Exception):
+    """Raised by `StageContext.progress` where a stop was asked for and nothing needs saving first, and by a stage
+    that stopped after saving. The run ends as stopped early (exit code 75), resumable."""
+
+
+class StageError(Exception):
+    """A failure that the user can act on. `failure` is one of the runner's failure classes.
+
+    The message must say what is wrong and what to do; no traceback is shown for it.
+    """
+
+    def __init__(
+        self, message: str, *, failure: Literal["config", "data", "download", "nan", "error"]
+    ) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class DataError(StageError):
+    """A row or a file of the data that cannot be used. `source` is where: `file:line`, or a hub id and a row."""
+
+    def __init__(self, message: str, *, source: str) -> None:
+        super().__init__(f"{source}: {message}", failure="data")
+        self.source = source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a stage will need, from its settings alone. `optimizer_steps` is None where the data's size is not
+    known before it is read."""
+
+    optimizer_steps: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """What a finished stage leaves: `output`, a folder in its scratch holding the artifact that the next stage (or
+    plain transformers and peft) loads; `steps`, optimizer steps done in all; `measures`, named numbers for the
+    report, each (before, after), either None where it was not measured; `usage`, lines of Python that load it,
+    with `{path}` where its folder goes."""
+
+    output: Path
+    steps: int
+    measures: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    usage: str = ""
+
+
+class StageContext(Protocol):
+    """What a stage may ask of the runner while it runs. All paths are local and absolute."""
+
+    @property
+    def settings(self) -> StageSettings:
+        """What this stage is told to do."""
+
+    @property
+    def input(self) -> Path | None:
+        """The upstream stage's output, or what `init_from` names: an adapter or a full model. None: base model."""
+
+    @property
+    def scratch(self) -> Path:
+        """An empty folder of this attempt alone."""
+
+    @property
+    def cache(self) -> Path:
+        """A folder for generated data that attempts and stages share; what is in it can be made again."""
+
+    @property
+    def resume_from(self) -> Path | None:
+        """A verified checkpoint of this stage to go on from."""
+
+    def progress(
+        self,
+        section: Section,
+        *,
+        step: int | None = None,
+        total: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Say where the stage is. Cheap enough for every step. Raises StageStopped outside of the training loop
+        (sections other than "step", "rollout" and "save") when a stop was asked for."""
+
+    def commit_checkpoint(self, folder: Path, *, step: int) -> None:
+        """Hand over a whole checkpoint, written below `scratch`. Its manifest is written here; the runner takes it
+        to storage. `folder` must not be written to afterwards."""
+
+    def stop_requested(self) -> bool:
+        """True once the run should save and stop."""
+
+    def record(self, name: str, values: Mapping[str, float]) -> None:
+        """Keep numbers that a later attempt of this stage must not measure again (a baseline, say)."""
+
+    def recorded(self, name: str) -> Mapping[str, float] | None:
+        """What `record` kept under `name` in any attempt of this stage with the same settings, else None."""
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """One kind of stage, chosen in a job by `uses:`."""
+
+    name: str
+    schema: Mapping[str, Any]
+    data_kind: Kind | None
+    """The kind of rows it trains on; None where it takes no data."""
+
+    def estimate(self, settings: StageSettings) -> Estimate:
+        """Pure: from the settings alone, without reading data or importing anything heavy."""
+
+    def check(self, settings: StageSettings) -> Iterable[tuple[str, str]]:
+        """Pure: (key path below the stage, message) for each setting that cannot work, e.g.
+        ("with.num_generations", "..."). Empty where all is well."""
+
+    def run(self, ctx: StageContext) -> StageResult:
+        """Do the stage's work, in a process of its own. Raises StageError for what the user can mend and
+        StageStopped where it stopped early, as asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One row of data, whatever file it came from. `images` are local files or encoded bytes, not yet decoded.
+
+    `question` and `answer` for kinds "sft" and "prompt"; `question`, `chosen` and `rejected` for "preference".
+    `source` names the row for people (`rows.jsonl:17`). `columns` are further columns, which rewards may read.
+    """
+
+    images: tuple[Path | bytes, ...]
+    question: str
+    answer: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    source: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class DataFormat(Protocol):
+    """One way to read rows, chosen in a job by `data.format`."""
+
+    name: str
+    schema: Mapping[str, Any]
+    kinds: frozenset[Kind]
+    location: Literal["file", "hub", "generated"]
+    """What `data.path` must name: a local file, a hub dataset id, or nothing."""
+
+    def check(self, data: DataSettings, *, kind: Kind) -> Iterator[DataError]:
+        """Problems that can be found without a network and without heavy imports: rows without an image, images
+        that cannot be read. Reads only the rows that `data.max_samples` admits."""
+
+    def fingerprint(self, data: DataSettings, *, kind: Kind) -> str:
+        """What decides which rows come out, as a short text: a digest of the files, or id and revision."""
+
+    def examples(self, data: DataSettings, *, kind: Kind, cache: Path) -> Sequence[Example]:
+        """The rows, in order, at most `data.max_samples`. May download or generate below `cache`."""
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """One reward function for GRPO, chosen in a job by `with.rewards`."""
+
+    name: str
+    schema: Mapping[str, Any]
+    columns: frozenset[str]
+    """Columns that a row must have: "answer", or a name in `Example.columns`."""
+
+    def score(
+        self,
+        completions: Sequence[str],
+        *,
+        columns: Mapping[str, Sequence[Any]],
+        options: Mapping[str, Any],
+    ) -> list[float]:
+        """One number a completion, higher is better. `columns[name][i]` belongs to `completions[i]`."""
+
+
+@runtime_checkable
+class BundledModel(Protocol):
+    """A model that a distribution ships as package data, chosen in a job by `model.name`."""
+
+    name: str
+
+    def folder(self) -> Path:
+        """The folder that `from_pretrained` takes."""

@@ -1,0 +1,104 @@
+"""What decides a stage's result, as plain data, and its key.
+
+Two runs of a stage with the same key give the same result, so a finished one is not run again and a partial one may
+be gone on with. Left out, because they do not change the result: how the global batch is split into micro-batches,
+gradient checkpointing, save and log intervals, workers, evaluation, tracking, the machine, and the version of the
+plugin (recorded in the manifest instead: an upgrade must not throw finished stages away).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from qvl_run import files, plugins
+from qvl_run.settings import to_json
+from qvl_run.spec.job import StageSpec
+from qvl_run.spec.load import model_settings
+
+_NEUTRAL = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "save_steps",
+    "logging_steps",
+    "dataloader_num_workers",
+)
+
+
+def identity(
+    stage: StageSpec, *, upstream: str | None, init_from: Path | None, generation: int
+) -> dict[str, Any]:
+    """`stage` as what decides its result. `upstream` is the content digest of the output it starts from, `init_from`
+    the folder it starts from instead; `generation` counts the times it was begun anew.
+
+    Reads the local data files and folders that the stage names. Raises OSError where one cannot be read.
+    """
+    training = to_json(stage.training)
+    global_batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    kept = {key: value for key, value in training.items() if key not in _NEUTRAL}
+    model = to_json(model_settings(stage.model, precision="auto", attention="auto"))
+    data = None
+    kind = plugins.stage(stage.uses).data_kind
+    if stage.data is not None and kind is not None:
+        rows = plugins.data_format(stage.data.format).fingerprint(stage.data, kind=kind)
+        data = {**to_json(stage.data), "rows": rows}
+        # The rows' digest says more than where the file lies: a moved file is the same data.
+        if plugins.data_format(stage.data.format).location == "file":
+            data.pop("path")
+    return {
+        "uses": stage.uses,
+        "plugin": plugins.installed("qvl.stages")[stage.uses][0].distribution,
+        "model": {**model, "files": _model_files(model["name"])},
+        "training": {**kept, "global_batch": global_batch},
+        "data": data,
+        "with": to_json(stage.options),
+        "upstream": upstream,
+        "init_from": None if init_from is None else folder_digest(init_from),
+        "generation": generation,
+    }
+
+
+def key(identity: Mapping[str, Any]) -> str:
+    """Hex digest of `identity`."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    """Each field that differs, as `training.learning_rate: 0.0001 -> 0.0002`."""
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        path = f"{at}.{name}" if at else name
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from differences(before, after, path)
+        elif before != after:
+            yield f"{path}: {_short(before)} -> {_short(after)}"
+
+
+def folder_digest(folder: Path) -> str:
+    """A digest of `folder`: small files by content, large ones by name and size, so that it costs little.
+
+    Raises FileNotFoundError where there is no such folder.
+    """
+    digest = hashlib.sha256()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        size = path.stat().st_size
+        content = files.sha256(path) if size < 64 * 1024 * 1024 else str(size)
+        digest.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
+    return digest.hexdigest()
+
+
+def _model_files(name: str) -> str | None:
+    if name in plugins.installed("qvl.models"):
+        return folder_digest(plugins.load("qvl.models", name).folder())
+    return folder_digest(Path(name).expanduser()) if Path(name).expanduser().is_dir() else None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,101 @@
+"""The plan: what `run` will do, stage by stage, and why. Plain data, the same for people and for `--json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from qvl_run.checkpoints.manifest import Manifest
+from qvl_run.checkpoints.pick import Rejected
+from qvl_run.hardware import Machine
+from qvl_run.plan.decide import Decision
+from qvl_run.settings import StageSettings
+from qvl_run.spec.diagnostic import Diagnostic
+from qvl_run.spec.job import Job, StageSpec
+
+State = Literal["done", "resume", "run", "rerun", "waiting", "no_input", "broken"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """What will happen to one stage.
+
+    `identity` and `key` are None while the upstream stage has no output yet ("waiting"). `folder` is the output of a
+    done stage, or the checkpoint of one to resume; `manifest` is that folder's. `input` is what the stage starts
+    from. `reasons` are lines for people.
+    """
+
+    spec: StageSpec
+    state: State
+    settings: StageSettings
+    identity: dict[str, Any] | None = None
+    key: str | None = None
+    input: Path | None = None
+    folder: Path | None = None
+    manifest: Manifest | None = None
+    total: int | None = None
+    rejected: tuple[Rejected, ...] = field(default=())
+    reasons: tuple[str, ...] = field(default=())
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are behind the stage."""
+        return self.manifest.step if self.manifest else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The whole plan. `storage` is the folder that outlives the machine; `findings` are what the machine cannot do
+    that the job asks for."""
+
+    job: Job
+    machine: Machine
+    storage: Path
+    scratch: Path
+    decisions: tuple[Decision, ...]
+    stages: tuple[StagePlan, ...]
+    findings: tuple[Diagnostic, ...] = field(default=())
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """`plan` for `plan --json`."""
+    from qvl_run import settings
+
+    gpu = plan.machine.gpu
+    return {
+        "job": plan.job.name,
+        "file": str(plan.job.path),
+        "machine": {
+            "assumed": plan.machine.assumed,
+            "gpu": None
+            if gpu is None
+            else {"name": gpu.name, "vram": gpu.vram, "capability": list(gpu.capability)},
+            "ram": plan.machine.ram,
+            "cores": plan.machine.cores,
+        },
+        "storage": str(plan.storage),
+        "scratch": str(plan.scratch),
+        "decisions": [{"name": d.name, "value": d.value, "rule": d.rule} for d in plan.decisions],
+        "stages": [
+            {
+                "name": stage.spec.name,
+                "uses": stage.spec.uses,
+                "state": stage.state,
+                "step": stage.step,
+                "total": stage.total,
+                "reasons": list(stage.reasons),
+                "key": stage.key,
+                "starts_from": None if stage.input is None else str(stage.input),
+                "folder": None if stage.folder is None else str(stage.folder),
+                "rejected": [
+                    {"folder": str(r.folder), "reason": r.reason, "broken": r.broken}
+                    for r in stage.rejected
+                ],
+                "settings": settings.to_json(stage.settings),
+            }
+            for stage in plan.stages
+        ],
+        "recovery": plan.job.recovery,
+        "findings": [{"code": f.code, "message": f.message, "hint": f.hint} for f in plan.findings],
+    }

@@ -1,0 +1,1 @@
+"""Doing it: attempts in processes of their own, watched, mirrored, and tried again."""

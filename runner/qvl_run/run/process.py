@@ -1,0 +1,79 @@
+"""The child process of an attempt: started in a session of its own, ended with everything it started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from qvl_run.faults import RUNNER_PID
+
+
+class Process(Protocol):
+    """A running attempt."""
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+
+    def wait(self, seconds: float) -> int | None:
+        """As `poll`, after waiting for the end for at most `seconds`."""
+
+    def ask_to_stop(self) -> None:
+        """Have it save and stop."""
+
+    def kill(self) -> None:
+        """End it and all it started, now."""
+
+
+class ChildProcess:
+    """An attempt in a Python process of its own."""
+
+    def __init__(self, folder: Path, *, log: Path, env: Mapping[str, str]) -> None:
+        with log.open("ab") as out:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", "qvl_run.run.child", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, RUNNER_PID: str(os.getpid()), **env},
+            )
+
+    def poll(self) -> int | None:
+        """See `Process`."""
+        return self._popen.poll()
+
+    def wait(self, seconds: float) -> int | None:
+        """See `Process`."""
+        try:
+            return self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def ask_to_stop(self) -> None:
+        """See `Process`."""
+        if self._popen.poll() is None:
+            self._popen.terminate()
+
+    def kill(self) -> None:
+        """See `Process`."""
+        try:
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        self._popen.wait()
+
+
+def environment(storage: Path, *, drive: bool) -> dict[str, str]:
+    """Variables of the child. With a drive, downloads are kept on it, in the folders the guide names, unless the
+    user has set their own."""
+    env = {"PYTHONFAULTHANDLER": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    if drive:
+        caches = {"HF_HUB_CACHE": "hf_cache", "HF_DATASETS_CACHE": "datasets_cache"}
+        mine = {"HF_HUB_CACHE", "HF_HOME", "HF_DATASETS_CACHE"} & set(os.environ)
+        env |= {} if mine else {name: str(storage / folder) for name, folder in caches.items()}
+    return env

@@ -1,0 +1,121 @@
+"""What a run tells people while it runs. All its printing happens here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from qvl_run.plan.plan import StagePlan
+from qvl_run.run.recovery import Decision, Failure
+from qvl_run.units import show_duration
+
+QUIET = 5.0
+"""Seconds between two lines of progress, so that a log stays readable."""
+
+_SECTIONS = {
+    "setup": "loading libraries",
+    "download": "downloading",
+    "load": "loading the model",
+    "first_step": "starting to train",
+    "step": "training",
+    "rollout": "sampling answers",
+    "eval": "evaluating",
+    "save": "saving",
+}
+
+
+class Show:
+    """Lines on `out`; nothing is redrawn, so that a notebook and a log file read the same."""
+
+    def __init__(self, out: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = out
+        self._clock = clock
+        self._last_time = float("-inf")
+        self._last: tuple[Any, ...] | None = None
+        self._section: str | None = None
+
+    def line(self, text: str = "") -> None:
+        """One line."""
+        print(text, file=self._out, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Something that the user should know and that stops nothing."""
+        self.line(f"warning: {text}")
+
+    def stage(self, plan: StagePlan) -> None:
+        """What is about to happen to a stage."""
+        self._section = self._last = None
+        self.line(f"{plan.spec.name}: {headline(plan)}")
+        for text in details(plan):
+            self.line(f"  {text}")
+
+    def progress(
+        self, plan: StagePlan, progress: Mapping[str, Any] | None, *, last: bool = False
+    ) -> None:
+        """Where the stage is, if that is news."""
+        if progress is None:
+            return
+        section, step = progress["section"], progress["step"]
+        mark = (section, step)
+        now = self._clock()
+        new_section = section != self._section
+        if mark == self._last or not (new_section or last or now - self._last_time >= QUIET):
+            return
+        self._section, self._last, self._last_time = section, mark, now
+        self.line(f"  {plan.spec.name}  {_progress_text(progress)}")
+
+    def stopping(self, asked: bool) -> None:
+        """The run has been asked to end."""
+        why = "stopping" if asked else "the session ends soon: stopping"
+        self.line(f"{why}; saving first (Ctrl-C again ends it at once)")
+
+    def failed(self, plan: StagePlan, failure: Failure, decision: Decision, *, log: Path) -> None:
+        """An attempt died."""
+        self.line(f"{plan.spec.name}: failed ({failure.failure}): {failure.message}")
+        if not failure.expected and failure.traceback:
+            self.line(
+                "\n".join(f"  | {text}" for text in failure.traceback.strip().splitlines()[-6:])
+            )
+        self.line(f"  {'trying again' if decision.retry else 'stopping'}: {decision.reason}")
+        self.line(f"  all that it printed: {log}")
+
+
+def headline(plan: StagePlan) -> str:
+    """The state of a stage in a few words."""
+    total = "" if plan.total is None else f" of {plan.total}"
+    texts = {
+        "done": f"done ({plan.step} steps)",
+        "resume": f"resume at step {plan.step}{total}",
+        "run": "run" + (f" ({plan.total} steps)" if plan.total else ""),
+        "rerun": "run again: its settings or its input changed",
+        "waiting": "run" + (f" ({plan.total} steps)" if plan.total else ""),
+        "no_input": "cannot start",
+        "broken": "cannot go on",
+    }
+    return texts[plan.state]
+
+
+def details(plan: StagePlan) -> list[str]:
+    """The reasons below the headline."""
+    lines = list(plan.reasons)
+    if plan.state == "resume":
+        lines.append(f"from {plan.folder}")
+    lines += [f"passed over {r.folder.name}: {r.reason}" for r in plan.rejected if r.broken]
+    return lines
+
+
+def _progress_text(progress: Mapping[str, Any]) -> str:
+    text = _SECTIONS.get(progress["section"], progress["section"])
+    if (
+        progress["section"] in ("step", "rollout", "save", "first_step")
+        and progress["step"] is not None
+    ):
+        text += f"  step {progress['step']}" + (
+            f"/{progress['total']}" if progress["total"] else ""
+        )
+    if progress["section"] in ("step", "rollout", "save"):
+        shown = [f"{name} {value:.4g}" for name, value in progress["metrics"].items()][:5]
+        text += "".join(f"  {item}" for item in shown)
+    return f"{text}  ({show_duration(progress['seconds'])})"

@@ -1,0 +1,1 @@
+"""The job file: from text to a checked job, or to every finding with its place. Pure."""

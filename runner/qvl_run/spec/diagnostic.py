@@ -1,0 +1,54 @@
+"""One type for every finding: what is wrong, where exactly, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """A place in a file. `line` and `column` count from 1; `length` is in characters of that line, at least 1."""
+
+    file: str
+    line: int
+    column: int
+    length: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnostic:
+    """One finding. `code` is stable across releases; `hint` says what to do; `span` is None where no file is to
+    blame (the machine, the command line)."""
+
+    code: str
+    message: str
+    span: Span | None = None
+    hint: str = ""
+    severity: Severity = "error"
+
+
+class JobError(Exception):
+    """The command line or the job file is wrong. Carries every finding, sorted by place."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = tuple(sorted(diagnostics, key=_place))
+        super().__init__("; ".join(d.message for d in self.diagnostics))
+
+
+def _place(diagnostic: Diagnostic) -> tuple[str, int, int, str]:
+    span = diagnostic.span or Span("", 0, 0)
+    return span.file, span.line, span.column, diagnostic.code
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint with the nearest of `known`, or with all of them where none is near."""
+    names = sorted(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    if near:
+        return f'did you mean "{near[0]}"?'
+    return f"known: {', '.join(names)}" if names else ""

@@ -1,0 +1,67 @@
+"""A valid job, resolved as far as the file alone goes: defaults merged, stages in order, sizes in bytes.
+
+What depends on the machine (`auto` precision and attention, Weights & Biases) is still open here and is decided by
+the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from qvl_run.settings import DataSettings, EvaluationSettings, TrainingSettings
+from qvl_run.spec.document import Document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What the job asks of a machine. Sizes in bytes, `max_session` in seconds; None where it asks nothing."""
+
+    tier: str | None = None
+    min_vram: int | None = None
+    min_disk: int | None = None
+    max_session: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """`drive`: the folder that outlives the machine; None means `qvl-runs/` here. `scratch`: on the machine's own
+    disk; None means below the lasting folder, or the user's cache folder where that is a drive."""
+
+    drive: Path | None = None
+    scratch: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """One stage. `model` is the job's `model` with the stage's changes, as written (`auto` not yet decided).
+
+    `upstream` names the stage it starts from, None for the base model or `init_from`.
+    """
+
+    name: str
+    uses: str
+    upstream: str | None
+    init_from: Path | None
+    model: Mapping[str, Any]
+    training: TrainingSettings
+    data: DataSettings | None
+    eval_data: DataSettings | None
+    evaluation: EvaluationSettings | None
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job file that has passed every check. `stages` stand in the order in which they run."""
+
+    name: str
+    path: Path
+    hardware: Hardware
+    storage: Storage
+    stages: tuple[StageSpec, ...]
+    recovery: Literal["default", "none"] = "default"
+    wandb: Literal["auto"] | bool = "auto"
+    document: Document = field(repr=False, compare=False)

@@ -1,0 +1,53 @@
+"""Sizes and durations as people write them in a job file: `14GiB`, `20GB`, `12h`, `90min`."""
+
+from __future__ import annotations
+
+import re
+
+SIZE = r"^[0-9]+(\.[0-9]+)? ?(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)$"
+DURATION = r"^[0-9]+(\.[0-9]+)? ?(s|min|h|d)$"
+
+_BYTES = {"B": 1} | {
+    prefix + unit: base**power
+    for unit, base in (("B", 1000), ("iB", 1024))
+    for power, prefix in enumerate("KMGT", start=1)
+}
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+
+
+def size(text: str) -> int:
+    """Bytes. Raises ValueError where `text` is not a size."""
+    number, unit = _split(text, SIZE)
+    return round(number * float(_BYTES[unit]))
+
+
+def duration(text: str) -> float:
+    """Seconds. Raises ValueError where `text` is not a duration."""
+    number, unit = _split(text, DURATION)
+    return number * _SECONDS[unit]
+
+
+def show_size(count: float) -> str:
+    """`count` bytes in the largest unit that keeps it at 1 or more: `14.0 GiB`."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def show_duration(seconds: float) -> str:
+    """`seconds` for people: `42 s`, `3 min 5 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _split(text: str, pattern: str) -> tuple[float, str]:
+    if not re.match(pattern, text):
+        raise ValueError(f"not in the form of {pattern}: {text!r}")
+    found = re.match(r"([0-9.]+) ?([A-Za-z]+)", text)
+    assert found is not None
+    return float(found[1]), found[2]

@@ -1,0 +1,134 @@
+"""`qvl-run run`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from filelock import FileLock, Timeout
+
+from qvl_run import exit_codes, hardware
+from qvl_run.hardware import Machine
+from qvl_run.plan import decide
+from qvl_run.plan.make import Places, places
+from qvl_run.run import report
+from qvl_run.run.preflight import preflight
+from qvl_run.run.runner import Machinery, Outcome, Run
+from qvl_run.run.show import Show
+from qvl_run.spec.job import Job
+from qvl_run.spec.load import check_data
+from qvl_run.spec.render import render
+from qvl_run.units import show_size
+from qvl_run.verbs.job import chosen
+
+
+def main(
+    job: str,
+    *,
+    stage: str | None,
+    resume_from: str | None,
+    init_from: str | None,
+    from_scratch: bool,
+) -> int:
+    """Run the job; the exit code is one of `qvl_run.exit_codes`. Raises JobError before anything is touched."""
+    loaded, choices = chosen(
+        job, stage=stage, resume_from=resume_from, init_from=init_from, from_scratch=from_scratch
+    )
+    check_data(loaded)
+    machine, where = hardware.probe(), places(loaded)
+    findings = [*decide.check(loaded, machine), *preflight(loaded, machine, where)]
+    if findings:
+        print(render(findings), file=sys.stderr)
+        return exit_codes.MACHINE
+    show = Show(sys.stdout)
+    try:
+        where.scratch.mkdir(parents=True, exist_ok=True)
+        with FileLock(where.scratch / "runner.lock", timeout=0):
+            stops = _count_interrupts()
+            _greet(show, loaded, machine, where)
+            machinery = Machinery(show=show, stop=lambda: len(stops))
+            run = Run(
+                job=loaded, machine=machine, where=where, choices=choices, machinery=machinery
+            )
+            outcome = run.run()
+    except Timeout:
+        print(
+            f"another qvl-run is at work on this job ({where.scratch}); wait for it, or stop it",
+            file=sys.stderr,
+        )
+        return exit_codes.OWNED
+    except OSError as error:
+        print(
+            f"a file or folder cannot be used: {error}\nnothing was decided; run the same command again once it "
+            f"can be reached",
+            file=sys.stderr,
+        )
+        return exit_codes.STOPPED
+    return _finish(show, outcome, job)
+
+
+def _count_interrupts() -> list[int]:
+    """Collects SIGINT and SIGTERM: the first asks to save and stop, the second to end at once."""
+    seen: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        seen.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    return seen
+
+
+def _greet(show: Show, job: Job, machine: Machine, where: Places) -> None:
+    gpu = machine.gpu
+    what = "no GPU" if gpu is None else f"{gpu.name}, {show_size(gpu.vram)}"
+    precision = decide.precision(gpu)
+    show.line(f"{job.name}: {what}; {precision.value} ({precision.rule})")
+    show.line(f"results in {where.storage}")
+
+
+def _finish(show: Show, outcome: Outcome, job: str) -> int:
+    if outcome.outputs:
+        _table(outcome)
+    if outcome.ending == "done":
+        last = outcome.outputs[-1] if outcome.outputs else None
+        if last and outcome.folder:
+            usage = str(last.facts.get("usage", "")).replace("{path}", str(outcome.folder))
+            show.line(f"\nThe result is in {outcome.folder}. To load it:\n\n{usage}")
+        return exit_codes.DONE
+    if outcome.ending == "stopped":
+        show.line(f"\nstopped early; to go on: qvl-run {job}")
+        return exit_codes.STOPPED
+    if outcome.ending == "broken" and outcome.stage:
+        show.line(
+            f"\nnone of the checkpoints of {outcome.stage.spec.name} is whole, so nothing was started.\n"
+            "If uploads may still arrive, wait and run the same command again. To give them up:\n"
+            f"  qvl-run {job} --stage {outcome.stage.spec.name} --from-scratch"
+        )
+        return exit_codes.BROKEN
+    if outcome.ending == "no_input" and outcome.stage:
+        show.line("\nnothing was started; " + "; ".join(outcome.stage.reasons))
+        return exit_codes.USAGE
+    show.line(
+        f"\n{outcome.stage.spec.name if outcome.stage else 'the run'} failed; what is finished is kept."
+    )
+    bad_input = outcome.failure is not None and outcome.failure.failure in ("config", "data")
+    return exit_codes.USAGE if bad_input else exit_codes.FAILED
+
+
+def _table(outcome: Outcome) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="", box=None, pad_edge=False, header_style="bold")
+    for name, justify in (
+        ("stage", "left"),
+        ("steps", "right"),
+        ("time", "right"),
+        ("accuracy", "right"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("its own measure")
+    for row in report.rows(outcome.outputs):
+        table.add_row(*report.cells(row))
+    Console(width=None if sys.stdout.isatty() else 120).print("\n", table, sep="")
