@@ -18,6 +18,11 @@ from qvl_run.checkpoints.manifest import NAME, Manifest
 from qvl_run.faults import crash_point
 
 
+def same_disk(one: Path, other: Path) -> bool:
+    """Whether both lie on one file system."""
+    return one.stat().st_dev == other.stat().st_dev
+
+
 class FolderStore:
     """A store in a folder, local or mounted."""
 
@@ -60,7 +65,7 @@ class FolderStore:
         """`folder` as a local folder that can be loaded from: itself on the same disk, else a verified copy of the
         files that the manifest names. Raises Broken where the copy does not verify."""
         into.parent.mkdir(parents=True, exist_ok=True)
-        if folder.stat().st_dev == into.parent.stat().st_dev:
+        if same_disk(folder, into.parent):
             return folder
         shutil.rmtree(into, ignore_errors=True)
         self._copy(folder, manifest, into)

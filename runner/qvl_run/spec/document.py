@@ -28,6 +28,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NULL = {"", "~", "null", "Null", "NULL"}
 _CORE = "tag:yaml.org,2002:"
+_KNOWN = {_CORE + name for name in "map seq str int float bool null timestamp value merge".split()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,9 @@ def parse(text: str, *, file: str) -> Document:
         root = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if error.context_mark and mark.line >= len(lines):
+            # Something was left open to the end of the file: where it was opened says more.
+            mark = error.context_mark
         span = Span(file, mark.line + 1, mark.column + 1) if mark else Span(file, 1, 1)
         problem = " ".join(str(error.problem or error.context or "cannot be read").split())
         raise JobError(
@@ -143,6 +147,10 @@ class _Reader:
             )
             raise JobError([_finding("QVL002", f"the file is {what}", self.span(node))])
         self.values.setdefault(path, self.span(node))
+        if str(node.tag or _CORE + "str") not in _KNOWN:
+            message = f'the tag "{_shown_tag(str(node.tag))}" is not allowed here'
+            self.findings.append(_finding("QVL006", message, self.span(node)))
+            return None
         if isinstance(node, MappingNode):
             return self.mapping(node, path, depth)
         if isinstance(node, SequenceNode):
@@ -205,14 +213,7 @@ class _Reader:
 
     def scalar(self, node: Any) -> Any:
         text: str = node.value
-        tag = node.tag or ""
-        plain = node.style is None
-        if tag and not tag.startswith(_CORE):
-            self.findings.append(
-                _finding("QVL006", f'the tag "{tag}" is not allowed here', self.span(node))
-            )
-            return None
-        if not plain or tag == _CORE + "str":
+        if node.style is not None or str(node.tag) == _CORE + "str":
             return text
         if text in _BOOL:
             return _BOOL[text]
@@ -229,6 +230,10 @@ def _finding(code: str, message: str, span: Span | None = None, hint: str = "") 
     return Diagnostic(code=code, message=message, span=span, hint=hint)
 
 
+def _shown_tag(tag: str) -> str:
+    return tag.replace(_CORE, "!!")
+
+
 def _near(path: Path) -> str:
     from difflib import get_close_matches
 
@@ -242,7 +247,7 @@ def _syntax_hint(lines: Sequence[str], span: Span, problem: str) -> str:
     line = lines[span.line - 1] if span.line <= len(lines) else ""
     if "\t" in line[: span.column] or "\\t" in problem:
         return "indent with spaces; YAML does not allow tabs there"
-    if line.startswith(("<<<<<<<", "=======", ">>>>>>>")):
+    if any(text.startswith(("<<<<<<<", ">>>>>>>")) for text in lines):
         return "this looks like a merge conflict that was left in the file"
     if "mapping values are not allowed" in problem:
         return 'put a value that contains ": " in quotes, and check the indentation'
