@@ -225,7 +225,7 @@ def test_a_checkpoint_named_by_hand_is_gone_on_from(
     run = qvl_run(job, "--stage", "first", "--resume-from", older)
     assert run.returncode == 0
     assert "resume at step 3 of 10" in run.stdout
-    other = qvl_run(job, "--stage", "second", "--resume-from", older)
+    other = qvl_run(job, "--stage", "second", "--resume-from", older.with_name("checkpoint-9"))
     assert other.returncode == 2
     assert "other settings" in other.stderr
 
