@@ -46,7 +46,14 @@ def test_what_training_pulls_in_moves_none_of_them_either() -> None:
             if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
                 continue
             name = requirement.name.replace("-", "_")
-            if name in ("torch", "numpy", "transformers", "accelerate", "huggingface_hub", "pillow"):
+            if name in (
+                "torch",
+                "numpy",
+                "transformers",
+                "accelerate",
+                "huggingface_hub",
+                "pillow",
+            ):
                 assert requirement.specifier.contains(COLAB[name]), f"{package} wants {text}"
 
 
@@ -63,32 +70,63 @@ def test_the_tested_versions_are_within_the_ranges() -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(out),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return next(out.glob("*.whl"))
 
 
-def test_the_wheel_validates_a_shipped_job_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_validates_a_shipped_job_in_an_empty_environment(
+    wheel: Path, tmp_path: Path
+) -> None:
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run(
-        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", ROOT / "constraints.txt", wheel],
+        [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "-c",
+            ROOT / "constraints.txt",
+            wheel,
+        ],
         check=True,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
     )
     qvl_run = tmp_path / "env" / "bin" / "qvl-run"
     for job in ("cpu_quickstart", "t4_full_pipeline"):
         done = subprocess.run(
-            [qvl_run, "validate", f"jobs/{job}.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+            [qvl_run, "validate", f"jobs/{job}.yaml"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         assert "right (3 stages: sft, dpo, grpo)" in done.stdout
     plan = subprocess.run(
-        [qvl_run, "plan", "t4_full_pipeline", "--assume", "t4"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [qvl_run, "plan", "t4_full_pipeline", "--assume", "t4"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert plan.returncode == 0, plan.stderr
     assert "fp16 (compute capability 7.5 is below 8.0" in plan.stdout
-    run = subprocess.run([qvl_run, "cpu_quickstart"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [qvl_run, "cpu_quickstart"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 3
     assert 'pip install "qvl-run[train]"' in run.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["env"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from qvl_run import __version__, exit_codes
+from qvl_run import __version__, exit_codes, resources
 from qvl_run.spec.diagnostic import JobError
 
 
@@ -25,7 +25,9 @@ class _JobOrVerb(click.Group):
 
 
 def _looks_like_a_job(text: str) -> bool:
-    return text.endswith((".yaml", ".yml")) or os.sep in text or Path(text).exists()
+    if text.endswith((".yaml", ".yml")) or os.sep in text or Path(text).exists():
+        return True
+    return text in resources.shipped_jobs()
 
 
 @click.group(cls=_JobOrVerb, context_settings={"help_option_names": ["-h", "--help"]})

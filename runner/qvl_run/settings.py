@@ -78,8 +78,9 @@ class TrainingSettings:
 class DataSettings:
     """Rows of one kind, read by the data format that `format` names.
 
-    `path` is a local file (absolute here) or a hub dataset id; None for formats that generate. `options` is the
-    job's `with:`, valid under the format's own schema.
+    `path` is a local file (absolute here) or a hub dataset id; None for formats that generate. The rows are
+    shuffled with `shuffle_seed` where it is set, then the first `max_samples` taken. `options` is the job's `with:`,
+    valid under the format's own schema.
     """
 
     format: str
@@ -87,6 +88,7 @@ class DataSettings:
     split: str | None = None
     revision: str | None = None
     max_samples: int | None = None
+    shuffle_seed: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

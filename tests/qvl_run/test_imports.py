@@ -2,7 +2,17 @@ import json
 import subprocess
 import sys
 
-HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy", "PIL", "bitsandbytes"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "numpy",
+    "PIL",
+    "bitsandbytes",
+}
 
 
 def imported(code: str) -> set[str]:

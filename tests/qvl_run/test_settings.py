@@ -17,7 +17,9 @@ from qvl_run.settings import (
 from qvl_run.spec.schema import job_schema
 
 
-@pytest.mark.parametrize("lora", [None, LoraSettings(), LoraSettings(target_modules=("q_proj", "v_proj"))])
+@pytest.mark.parametrize(
+    "lora", [None, LoraSettings(), LoraSettings(target_modules=("q_proj", "v_proj"))]
+)
 def test_settings_survive_json(lora: LoraSettings | None) -> None:
     settings = StageSettings(
         name="sft",
@@ -45,7 +47,9 @@ def test_an_unknown_key_is_refused() -> None:
         (EvaluationSettings, "evaluation", set()),
     ],
 )
-def test_the_schema_publishes_the_defaults_that_hold(cls: Any, name: str, decided: set[str]) -> None:
+def test_the_schema_publishes_the_defaults_that_hold(
+    cls: Any, name: str, decided: set[str]
+) -> None:
     properties = dict(job_schema()["$defs"][name]["properties"])
     if "with" in properties:
         properties["options"] = properties.pop("with")

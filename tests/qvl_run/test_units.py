@@ -5,13 +5,21 @@ from qvl_run import units
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("14GiB", 14 * 1024**3), ("1.5 GiB", 1610612736), ("20GB", 20 * 10**9), ("512 B", 512), ("3KB", 3000)],
+    [
+        ("14GiB", 14 * 1024**3),
+        ("1.5 GiB", 1610612736),
+        ("20GB", 20 * 10**9),
+        ("512 B", 512),
+        ("3KB", 3000),
+    ],
 )
 def test_sizes(text: str, count: int) -> None:
     assert units.size(text) == count
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("12h", 43200), ("90min", 5400), ("1.5 d", 129600), ("30s", 30)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("12h", 43200), ("90min", 5400), ("1.5 d", 129600), ("30s", 30)]
+)
 def test_durations(text: str, seconds: float) -> None:
     assert units.duration(text) == seconds
 
@@ -23,7 +31,8 @@ def test_what_is_no_size(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")]
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")],
 )
 def test_durations_for_people(seconds: float, text: str) -> None:
     assert units.show_duration(seconds) == text

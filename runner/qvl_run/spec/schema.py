@@ -89,7 +89,10 @@ def _diagnostics(error: Any, document: Document, path: tuple[Key, ...]) -> Itera
         kinds = [wanted] if isinstance(wanted, str) else wanted
         message = f"{where} must be {' or '.join(_TYPES[k] for k in kinds)}, not {value}"
         yield Diagnostic(
-            code="QVL103", message=message, span=span, hint=_type_hint(error.instance, kinds)
+            code="QVL103",
+            message=message,
+            span=span,
+            hint=_type_hint(error.instance, kinds) or _example_hint(error),
         )
     elif keyword in ("enum", "const"):
         allowed = [
@@ -107,7 +110,7 @@ def _diagnostics(error: Any, document: Document, path: tuple[Key, ...]) -> Itera
             code="QVL105",
             message=f"{where} {_bound(keyword, wanted, error, value)}",
             span=span,
-            hint=_pattern_hint(error),
+            hint=_example_hint(error),
         )
 
 
@@ -131,8 +134,8 @@ def _bound(keyword: str, wanted: Any, error: Any, value: str) -> str:
     return " ".join(error.message.split())
 
 
-def _pattern_hint(error: Any) -> str:
-    examples = error.schema.get("examples") if error.validator == "pattern" else None
+def _example_hint(error: Any) -> str:
+    examples = error.schema.get("examples") if "pattern" in error.schema else None
     return f"for example: {examples[0]}" if examples else ""
 
 

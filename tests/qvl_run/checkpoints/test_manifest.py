@@ -73,7 +73,9 @@ def test_every_combination_of_half_arrived_files_is_refused(tmp_path: Path) -> N
             path, content = folder / name, whole[name]
             path.unlink(missing_ok=True)
             if state != "missing":
-                path.write_bytes({"whole": content, "empty": b"", "half": content[: len(content) // 2]}[state])
+                path.write_bytes(
+                    {"whole": content, "empty": b"", "half": content[: len(content) // 2]}[state]
+                )
         if set(states) == {"whole"}:
             check(folder)
             continue
@@ -119,7 +121,9 @@ def test_the_content_digest_tells_content_and_nothing_else(tmp_path: Path) -> No
     assert {f.sha256 for f in changed} != {f.sha256 for f in second.files}
 
 
-def test_an_unreadable_folder_is_unknown_not_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_unknown_not_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint(tmp_path / "c")
 
     def dead(self: Path, *args: object, **kwargs: object) -> str:

@@ -14,7 +14,9 @@ def folders(parent: Path) -> list[Path]:
     return sorted(parent.iterdir())
 
 
-def test_the_highest_step_wins_whatever_the_clock_or_the_order_of_names_says(tmp_path: Path) -> None:
+def test_the_highest_step_wins_whatever_the_clock_or_the_order_of_names_says(
+    tmp_path: Path,
+) -> None:
     for step in (1000, 90, 200):
         checkpoint(tmp_path / f"checkpoint-{step}", step=step)
     os.utime(tmp_path / "checkpoint-90", (2e9, 2e9))
@@ -29,7 +31,10 @@ def test_what_is_broken_is_passed_over_by_name(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-200" / "manifest.json").unlink()
     found = pick(folders(tmp_path), key=KEY, stage="sft", kind="checkpoint")
     assert found.folder == tmp_path / "checkpoint-100"
-    assert {r.folder.name: r.broken for r in found.rejected} == {"checkpoint-200": True, "checkpoint-300": True}
+    assert {r.folder.name: r.broken for r in found.rejected} == {
+        "checkpoint-200": True,
+        "checkpoint-300": True,
+    }
     assert "optimizer.pt has 3 of 1600 bytes" in {r.reason for r in found.rejected}
 
 
@@ -56,7 +61,9 @@ def test_a_checkpoint_of_another_stage_is_refused(tmp_path: Path) -> None:
     assert pick(folders(tmp_path), key=KEY, stage="dpo", kind="checkpoint").folder is None
 
 
-def test_only_the_highest_that_verifies_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_highest_that_verifies_is_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for step in range(1, 21):
         checkpoint(tmp_path / f"checkpoint-{step}", step=step)
     hashed: list[Path] = []
@@ -65,4 +72,6 @@ def test_only_the_highest_that_verifies_is_hashed(tmp_path: Path, monkeypatch: p
     real = files.sha256
     monkeypatch.setattr(files, "sha256", lambda path: hashed.append(path) or real(path))
     pick(folders(tmp_path), key=KEY, stage="sft", kind="checkpoint")
-    assert {path.parents[len(path.parts) - len(tmp_path.parts) - 2].name for path in hashed} == {"checkpoint-20"}
+    assert {path.parents[len(path.parts) - len(tmp_path.parts) - 2].name for path in hashed} == {
+        "checkpoint-20"
+    }

@@ -27,7 +27,9 @@ def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
-def test_what_is_put_is_whole_under_the_guides_name(tmp_path: Path, store: FolderStore, disk: str) -> None:
+def test_what_is_put_is_whole_under_the_guides_name(
+    tmp_path: Path, store: FolderStore, disk: str
+) -> None:
     put = store.put(tmp_path / "c", checkpoint(tmp_path / "c"))
     assert put == tmp_path / "drive" / "checkpoints" / "sft" / "checkpoint-10"
     check(put)
@@ -37,7 +39,11 @@ def test_what_is_put_is_whole_under_the_guides_name(tmp_path: Path, store: Folde
 def test_a_folder_is_never_written_twice(tmp_path: Path, store: FolderStore, disk: str) -> None:
     names = []
     for turn in range(3):
-        names.append(store.put(tmp_path / f"c{turn}", checkpoint(tmp_path / f"c{turn}", key="abcdefgh1")).name)
+        names.append(
+            store.put(
+                tmp_path / f"c{turn}", checkpoint(tmp_path / f"c{turn}", key="abcdefgh1")
+            ).name
+        )
     assert names == ["checkpoint-10", "checkpoint-10.abcdefgh", "checkpoint-10.abcdefgh-2"]
     assert [p.name for p in store.folders("sft")] == sorted(names)
 
@@ -49,7 +55,9 @@ def test_a_stage_without_folder_has_none_but_a_dead_root_says_nothing(tmp_path: 
         list(FolderStore(tmp_path / "gone").folders("sft"))
 
 
-def test_removal_takes_the_manifest_first(tmp_path: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removal_takes_the_manifest_first(
+    tmp_path: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = store.put(tmp_path / "c", checkpoint(tmp_path / "c"))
     real, order = Path.unlink, []
 
@@ -64,7 +72,9 @@ def test_removal_takes_the_manifest_first(tmp_path: Path, store: FolderStore, mo
     assert {size for _, size in order[1:]} == {0}
 
 
-def test_retention_keeps_two_that_verify_and_never_another_jobs(tmp_path: Path, store: FolderStore) -> None:
+def test_retention_keeps_two_that_verify_and_never_another_jobs(
+    tmp_path: Path, store: FolderStore
+) -> None:
     for step in (10, 20, 30, 40):
         newest = checkpoint(tmp_path / str(step), step=step)
         store.put(tmp_path / str(step), newest)
@@ -76,7 +86,9 @@ def test_retention_keeps_two_that_verify_and_never_another_jobs(tmp_path: Path, 
     assert left == {"checkpoint-40", "checkpoint-30", "checkpoint-20", "checkpoint-5"}
 
 
-def test_a_fetched_copy_is_verified(tmp_path: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fetched_copy_is_verified(
+    tmp_path: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = checkpoint(tmp_path / "c")
     folder = store.put(tmp_path / "c", manifest)
     assert store.fetch(folder, manifest, tmp_path / "local") == folder

@@ -16,7 +16,9 @@ def test_what_a_restart_cannot_mend_stops(kind: str) -> None:
 def test_the_rest_is_tried_again_within_the_ceilings(kind: str) -> None:
     assert decide(failure(kind), policy="default", restarts=0, without_progress=0).retry
     assert not decide(failure(kind), policy="default", restarts=RESTARTS, without_progress=0).retry
-    assert not decide(failure(kind), policy="default", restarts=1, without_progress=NO_PROGRESS).retry
+    assert not decide(
+        failure(kind), policy="default", restarts=1, without_progress=NO_PROGRESS
+    ).retry
     assert not decide(failure(kind), policy="none", restarts=0, without_progress=0).retry
 
 
@@ -24,11 +26,14 @@ def test_what_the_child_wrote_comes_before_its_exit_code() -> None:
     error = {
         "failure": "data", "type": "DataError", "message": "x:3: no image", "expected": True, "traceback": "t",
     }  # fmt: skip
-    assert classify(error, -9) == Failure(failure="data", message="x:3: no image", expected=True, traceback="t")
+    assert classify(error, -9) == Failure(
+        failure="data", message="x:3: no image", expected=True, traceback="t"
+    )
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "words"), [(-9, "signal", "SIGKILL"), (-11, "signal", "SIGSEGV"), (3, "exit", "code 3")]
+    ("code", "kind", "words"),
+    [(-9, "signal", "SIGKILL"), (-11, "signal", "SIGSEGV"), (3, "exit", "code 3")],
 )
 def test_a_child_that_said_nothing_is_judged_by_its_end(code: int, kind: str, words: str) -> None:
     found = classify(None, code)

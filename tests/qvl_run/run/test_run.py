@@ -79,7 +79,12 @@ def test_a_run_goes_through_all_stages_and_a_second_one_does_nothing(
     ],
 )
 def test_a_kill_at_any_point_costs_at_most_one_save_interval(
-    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path, other_disk: Path, point: str, drive: bool
+    job_file: Callable[..., Path],
+    qvl_run: Command,
+    tmp_path: Path,
+    other_disk: Path,
+    point: str,
+    drive: bool,
 ) -> None:
     job = job_file(JOB + (f"storage: {{drive: drive, scratch: {other_disk}}}\n" if drive else ""))
     killed = qvl_run(job, env={"QVL_CRASH_AT": point})
@@ -98,7 +103,11 @@ def test_a_kill_at_any_point_costs_at_most_one_save_interval(
 
 @pytest.mark.parametrize(
     ("point", "least"),
-    [("checkpoint.before_manifest", 0), ("checkpoint.before_manifest@2", 3), ("checkpoint.after_manifest@2", 6)],
+    [
+        ("checkpoint.before_manifest", 0),
+        ("checkpoint.before_manifest@2", 3),
+        ("checkpoint.after_manifest@2", 6),
+    ],
 )
 def test_a_resumed_stage_starts_from_the_newest_whole_checkpoint(
     job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path, point: str, least: int
@@ -106,13 +115,19 @@ def test_a_resumed_stage_starts_from_the_newest_whole_checkpoint(
     job = job_file(JOB)
     qvl_run(job, env={"QVL_CRASH_AT": point})
     assert qvl_run(job).returncode == 0
-    started = [e["step"] for e in events(tmp_path) if e["event"] == "attempt_started" and e["stage"] == "first"]
+    started = [
+        e["step"]
+        for e in events(tmp_path)
+        if e["event"] == "attempt_started" and e["stage"] == "first"
+    ]
     assert started == [0, least]
 
 
 def test_the_child_dies_with_the_runner(job_file: Callable[..., Path], tmp_path: Path) -> None:
     job = job_file(JOB.replace("to: 10", "to: 100000000"))
-    runner = subprocess.Popen([sys.executable, "-m", "qvl_run", str(job)], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    runner = subprocess.Popen(
+        [sys.executable, "-m", "qvl_run", str(job)], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
     try:
         child = _wait_for(lambda: psutil.Process(runner.pid).children())[0]
         _wait_for(lambda: list(tmp_path.rglob("progress.json")))
@@ -122,25 +137,41 @@ def test_the_child_dies_with_the_runner(job_file: Callable[..., Path], tmp_path:
     assert child.wait(timeout=10) is not None or not child.is_running()
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path) -> None:
-    job = job_file(JOB.replace("save_steps: 3", "save_steps: 100000000").replace("to: 10", "to: 30000"))
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path
+) -> None:
+    job = job_file(
+        JOB.replace("save_steps: 3", "save_steps: 100000000").replace("to: 10", "to: 30000")
+    )
     runner = subprocess.Popen(
         [sys.executable, "-m", "qvl_run", str(job)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
-    _wait_for(lambda: any(json.loads(p.read_text())["step"] or 0 > 5 for p in tmp_path.rglob("progress.json")))
+    _wait_for(
+        lambda: any(
+            json.loads(p.read_text())["step"] or 0 > 5 for p in tmp_path.rglob("progress.json")
+        )
+    )
     runner.send_signal(signal.SIGINT)
     out, _ = runner.communicate(timeout=60)
     assert runner.returncode == 75, out
     assert "to go on: qvl-run" in out
     assert qvl_run(job).returncode == 0
-    started = [e["step"] for e in events(tmp_path) if e["event"] == "attempt_started" and e["stage"] == "first"]
+    started = [
+        e["step"]
+        for e in events(tmp_path)
+        if e["event"] == "attempt_started" and e["stage"] == "first"
+    ]
     assert len(started) == 2
     assert int(str(started[1])) > 0
 
 
-def test_a_second_runner_is_refused(job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path) -> None:
+def test_a_second_runner_is_refused(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path
+) -> None:
     job = job_file(JOB.replace("to: 10", "to: 100000000"))
-    runner = subprocess.Popen([sys.executable, "-m", "qvl_run", str(job)], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    runner = subprocess.Popen(
+        [sys.executable, "-m", "qvl_run", str(job)], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
     try:
         _wait_for(lambda: list(tmp_path.rglob("progress.json")))
         refused = qvl_run(job)
@@ -162,7 +193,9 @@ def test_an_error_is_tried_again_from_the_newest_checkpoint(
     assert outputs(tmp_path)["second"] == SUM
 
 
-def test_recovery_none_is_honoured(job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path) -> None:
+def test_recovery_none_is_honoured(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path
+) -> None:
     run = qvl_run(job_file(JOB.replace("to: 10", "to: 10, fail_at: 5") + "recovery: none\n"))
     assert run.returncode == 1
     assert outputs(tmp_path) == {}

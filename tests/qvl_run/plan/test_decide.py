@@ -1,0 +1,78 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qvl_run.hardware import GIB, PROFILES, Gpu, Machine
+from qvl_run.plan import decide
+from qvl_run.spec.load import load_job
+
+JOB = """
+version: 1
+name: demo
+model: {name: qvl-tiny%s}
+%s
+stages:
+  sft: {uses: sft, data: {format: spatial_scenes}}
+"""
+
+
+def machine(capability: tuple[int, int] | None, vram: float = 16) -> Machine:
+    gpu = Gpu(name="GPU", vram=round(vram * GIB), capability=capability) if capability else None
+    return Machine(gpu=gpu, ram=GIB, cores=2)
+
+
+@pytest.mark.parametrize(
+    ("tier", "wanted"),
+    [
+        ("cpu", "fp32"),
+        ("t4", "fp16"),
+        ("v100", "fp16"),
+        ("l4", "bf16"),
+        ("a100-40gb", "bf16"),
+        ("h100", "bf16"),
+    ],
+)
+def test_precision_follows_the_compute_capability(tier: str, wanted: str) -> None:
+    assert decide.precision(PROFILES[tier].gpu).value == wanted
+
+
+@pytest.mark.parametrize("capability", [(6, 1), (7, 0), (7, 5)])
+def test_bf16_is_never_chosen_where_it_would_be_emulated(capability: tuple[int, int]) -> None:
+    assert decide.precision(machine(capability).gpu).value == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "capability", "code"),
+    [
+        ("", "hardware: {min_vram: 14GiB}", None, "QVL401"),
+        ("", "hardware: {tier: t4, min_vram: 14GiB}", None, "QVL401"),
+        ("", "hardware: {tier: t4}", None, "QVL401"),
+        ("", "hardware: {min_vram: 24GiB}", (7, 5), "QVL402"),
+        (", precision: bf16", "", (7, 5), "QVL403"),
+        (", precision: fp16", "", None, "QVL403"),
+        (", quantization: nf4", "", None, "QVL404"),
+        ("", "training: {optim: adamw_8bit}", None, "QVL404"),
+        (", attention: flash_attention_2", "", (7, 5), "QVL405"),
+    ],
+)
+def test_what_the_machine_cannot_do_is_told_once_with_its_place(
+    job_file: Callable[..., Path],
+    model: str,
+    more: str,
+    capability: tuple[int, int] | None,
+    code: str,
+) -> None:
+    job = load_job(job_file(JOB % (model, more)))
+    found = list(decide.check(job, machine(capability)))
+    assert [d.code for d in found] == [code]
+    assert found[0].span is not None
+    assert found[0].span.line > 3
+
+
+@pytest.mark.parametrize("tier", ["t4", "l4", "a100-40gb"])
+def test_a_job_that_asks_for_what_is_there_is_let_through(
+    job_file: Callable[..., Path], tier: str
+) -> None:
+    job = load_job(job_file(JOB % (", quantization: nf4", "hardware: {tier: t4, min_vram: 14GiB}")))
+    assert list(decide.check(job, PROFILES[tier])) == []
