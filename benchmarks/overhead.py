@@ -36,8 +36,9 @@ def main(rounds: int) -> None:
         job = write_job(folder / "job.yaml", data)
         ratios = []
         for number in range(1, rounds + 1):
-            order = (bare, runner) if number % 2 else (runner, bare)
-            seconds = {side.__name__: side(folder, job, data) for side in order}
+            sides = {"bare": lambda: bare(folder, data), "runner": lambda: runner(folder, job)}
+            order = sorted(sides, reverse=number % 2 == 0)
+            seconds = {name: sides[name]() for name in order}
             ratios.append(seconds["runner"] / seconds["bare"])
             print(
                 f"round {number}: bare {seconds['bare']:.1f} s, runner {seconds['runner']:.1f} s, "
@@ -73,20 +74,29 @@ def write_job(path: Path, data: dict[str, Path]) -> Path:
     return path
 
 
-def bare(folder: Path, job: Path, data: dict[str, Path]) -> float:
+def bare(folder: Path, data: dict[str, Path]) -> float:
     """Seconds of the three bare scripts, one after the other."""
     model = plugins.load("qvl.models", "qvl-tiny").folder()
     shutil.rmtree(folder / "bare", ignore_errors=True)
     began, adapter = time.perf_counter(), None
     for stage in STAGES:
         out = folder / "bare" / stage
-        command = [sys.executable, BARE / f"{stage}.py", "--model", model, "--data", data[stage], "--out", out]
+        command = [
+            sys.executable,
+            BARE / f"{stage}.py",
+            "--model",
+            model,
+            "--data",
+            data[stage],
+            "--out",
+            out,
+        ]
         quietly(command + (["--adapter", adapter] if adapter else []), folder)
         adapter = out
     return time.perf_counter() - began
 
 
-def runner(folder: Path, job: Path, data: dict[str, Path]) -> float:
+def runner(folder: Path, job: Path) -> float:
     """Seconds of `qvl-run` on the same."""
     shutil.rmtree(folder / "qvl-runs", ignore_errors=True)
     began = time.perf_counter()
@@ -95,7 +105,9 @@ def runner(folder: Path, job: Path, data: dict[str, Path]) -> float:
 
 
 def quietly(command: list[Any], folder: Path) -> None:
-    done = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*map(str, command)], cwd=folder, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"{command[1]} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
 
@@ -107,7 +119,9 @@ def equal(folder: Path) -> bool:
     name = "adapter_model.safetensors"
     ours = load_file(next((folder / "qvl-runs").rglob(f"checkpoints/grpo/final/{name}")))
     theirs = load_file(folder / "bare" / "grpo" / name)
-    return ours.keys() == theirs.keys() and all(bool((ours[key] == theirs[key]).all()) for key in ours)
+    return ours.keys() == theirs.keys() and all(
+        bool((ours[key] == theirs[key]).all()) for key in ours
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Start-up times of the command: medians over repeated calls, after one to warm the caches.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def _place(diagnostic: Diagnostic) -> tuple[str, int, int, str]:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint with the nearest of `known`, or with all of them where none is near."""
     names = sorted(known)
-    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    near = get_close_matches(word, names, n=1, cutoff=0.6 if len(word) > 3 else 0.5)
     if near:
         return f'did you mean "{near[0]}"?'
     return f"known: {', '.join(names)}" if names else ""

@@ -28,7 +28,10 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NULL = {"", "~", "null", "Null", "NULL"}
 _CORE = "tag:yaml.org,2002:"
-_KNOWN = {_CORE + name for name in "map seq str int float bool null timestamp value merge".split()}
+_KNOWN = {
+    _CORE + name
+    for name in ["map", "seq", "str", "int", "float", "bool", "null", "timestamp", "value", "merge"]
+}
 
 
 @dataclass(frozen=True, kw_only=True)

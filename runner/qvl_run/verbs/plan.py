@@ -14,6 +14,7 @@ from qvl_run.plan.plan import Plan
 from qvl_run.run.show import details, headline
 from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
 from qvl_run.spec.job import Job
+from qvl_run.spec.load import check_data
 from qvl_run.spec.render import render
 from qvl_run.units import show_size
 from qvl_run.verbs.job import chosen
@@ -33,6 +34,7 @@ def main(
     loaded, choices = chosen(
         job, stage=stage, resume_from=resume_from, init_from=init_from, from_scratch=from_scratch
     )
+    check_data(loaded)
     plan = make_plan(loaded, machine_for(loaded, assume), choices=choices)
     if as_json:
         click.echo(json.dumps(plans.to_json(plan), indent=2))

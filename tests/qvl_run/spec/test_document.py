@@ -68,7 +68,7 @@ def test_a_bomb_of_aliases_is_refused_before_it_goes_off() -> None:
 
 
 def test_deep_nesting_is_refused() -> None:
-    with pytest.raises(JobError, match="nested|not valid YAML"):
+    with pytest.raises(JobError, match=r"nested|not valid YAML"):
         parse("a: " + "[" * (MAX_DEPTH + 5) + "]" * (MAX_DEPTH + 5), file="f")
 
 
