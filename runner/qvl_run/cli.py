@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -42,86 +44,156 @@ def cli() -> None:
     """
 
 
-_JOB = click.argument("job", metavar="JOB", type=click.Path())
+Verb = Callable[..., None]
+
+
+def _complete_job(ctx: click.Context, param: click.Parameter, text: str) -> list[str]:  # noqa: ARG001
+    here = [str(path) for pattern in ("*.yaml", "*/*.yaml") for path in Path().glob(pattern)]
+    return [name for name in sorted({*here, *resources.shipped_jobs()}) if name.startswith(text)]
+
+
+_JOB = click.argument("job", metavar="JOB", type=click.Path(), shell_complete=_complete_job)
+
+
+def _overlays(verb: Verb) -> Verb:
+    """The options that lay something over the job file."""
+    for option in (
+        click.option(
+            "--set",
+            "settings",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Lay one value over the job's.",
+        ),
+        click.option(
+            "--profile",
+            "profiles",
+            metavar="NAME",
+            multiple=True,
+            help="Lay this profile of the job over it.",
+        ),
+    ):
+        verb = option(verb)
+    return verb
+
+
+def _choices(verb: Verb) -> Verb:
+    """The options that choose what is run, and from where."""
+    for option in (
+        click.option(
+            "--from-scratch", is_flag=True, help="Keep what is there, and start the stages anew."
+        ),
+        click.option(
+            "--init-from",
+            metavar="FOLDER",
+            help="Start the stage from this adapter, model or checkpoint folder.",
+        ),
+        click.option("--resume-from", metavar="FOLDER", help="Go on from this very checkpoint."),
+        click.option("--stage", metavar="NAME", help="This stage only."),
+    ):
+        verb = option(verb)
+    return verb
 
 
 @cli.command()
 @_JOB
-@click.option("--stage", metavar="NAME", help="Run this stage only.")
+@_overlays
+@_choices
 @click.option(
-    "--resume-from",
-    metavar="FOLDER",
-    help="Go on from this checkpoint. Needs --stage in a job of several.",
+    "--plan", "saved", metavar="FILE", help="Refuse to run if this saved plan no longer holds."
 )
-@click.option(
-    "--init-from",
-    metavar="FOLDER",
-    help="Start the stage from this adapter, model or checkpoint folder.",
-)
-@click.option(
-    "--from-scratch", is_flag=True, help="Leave what is there alone, and start the stages anew."
-)
-def run(
-    job: str, stage: str | None, resume_from: str | None, init_from: str | None, from_scratch: bool
-) -> None:
+def run(job: str, **options: Any) -> None:
     """Run JOB, or go on with it."""
     from qvl_run.verbs import run as verb
 
-    sys.exit(
-        verb.main(
-            job,
-            stage=stage,
-            resume_from=resume_from,
-            init_from=init_from,
-            from_scratch=from_scratch,
-        )
-    )
+    sys.exit(verb.main(job, **options))
 
 
 @cli.command()
 @_JOB
-def validate(job: str) -> None:
+@_overlays
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="How findings are written.",
+)
+def validate(job: str, **options: Any) -> None:
     """Check JOB and the local data it names, and write nothing."""
     from qvl_run.verbs import validate as verb
 
-    verb.main(job)
+    sys.exit(verb.main(job, **options))
 
 
 @cli.command()
 @_JOB
+@_overlays
+@_choices
 @click.option(
     "--assume",
     metavar="TIER",
     help="Plan for a machine that is not here: t4, l4, a100-40gb, cpu ...",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as data.")
-@click.option("--stage", metavar="NAME", help="Plan this stage only.")
-@click.option("--resume-from", metavar="FOLDER", help="As for run.")
-@click.option("--init-from", metavar="FOLDER", help="As for run.")
-@click.option("--from-scratch", is_flag=True, help="As for run.")
-def plan(
-    job: str,
-    assume: str | None,
-    as_json: bool,
-    stage: str | None,
-    resume_from: str | None,
-    init_from: str | None,
-    from_scratch: bool,
-) -> None:
+@click.option("--show-origin", is_flag=True, help="Every value of the job, and where it was set.")
+def plan(job: str, **options: Any) -> None:
     """Say what `run` would do with JOB, and why."""
     from qvl_run.verbs import plan as verb
 
-    sys.exit(
-        verb.main(
-            job,
-            assume=assume,
-            as_json=as_json,
-            stage=stage,
-            resume_from=resume_from,
-            init_from=init_from,
-            from_scratch=from_scratch,
-        )
-    )
+    sys.exit(verb.main(job, **options))
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def jobs(ctx: click.Context) -> None:
+    """List the jobs that ship with qvl-run, or copy one."""
+    if ctx.invoked_subcommand is None:
+        from qvl_run.verbs import jobs as verb
+
+        verb.main()
+
+
+@jobs.command()
+@click.argument("name", shell_complete=_complete_job)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+def copy(name: str, path: Path | None) -> None:
+    """Copy the shipped job NAME to PATH, or to the current folder."""
+    from qvl_run.verbs import jobs as verb
+
+    verb.copy(name, path)
+
+
+@cli.command()
+@click.argument("path", required=False, type=click.Path(path_type=Path), default=Path("job.yaml"))
+@click.option("--model", metavar="NAME", help="Base model.")
+@click.option("--tier", metavar="TIER", help="The machine it is for.")
+@click.option("--stages", metavar="LIST", help="Stages in their order, such as sft,dpo.")
+@click.option("--data", metavar="FILE", help="JSONL file of the first stage.")
+@click.option("--force", is_flag=True, help="Replace PATH where it is there already.")
+def init(path: Path, **options: Any) -> None:
+    """Write a commented job to PATH (job.yaml) from a few answers, asked on a terminal or given as options."""
+    from qvl_run.verbs import init as verb
+
+    verb.main(path, **options)
+
+
+@cli.command()
+@click.argument("code")
+def explain(code: str) -> None:
+    """Say at length what the diagnostic CODE means."""
+    from qvl_run.verbs import explain as verb
+
+    verb.main(code)
+
+
+@cli.command()
+def schema() -> None:
+    """Print one JSON Schema of the job file and all installed plugins, for editors."""
+    from qvl_run.verbs import schema as verb
+
+    verb.main()
 
 
 @cli.command()
@@ -132,17 +204,34 @@ def plugins() -> None:
     verb.main()
 
 
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of SHELL: eval "$(qvl-run completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(cli, {}, "qvl-run", "_QVL_RUN_COMPLETE").source())
+
+
 def main() -> None:
     """The console script. A mistake of the user's is told without a traceback."""
     try:
-        cli(prog_name="qvl-run")
+        cli(prog_name="qvl-run", complete_var="_QVL_RUN_COMPLETE")
     except JobError as error:
         from qvl_run.spec.render import render
 
-        colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-        print(render(error.diagnostics, colour=colour), file=sys.stderr)
-        count = len(error.diagnostics)
-        print(
-            f"\n{count} {'finding' if count == 1 else 'findings'}; nothing was run", file=sys.stderr
-        )
+        print(render(error.diagnostics, colour=wants_colour()), file=sys.stderr)
+        count = sum(d.severity == "error" for d in error.diagnostics)
+        print(f"\n{count} {'error' if count == 1 else 'errors'}; nothing was run", file=sys.stderr)
         sys.exit(exit_codes.USAGE)
+    except BrokenPipeError:
+        # The reader of our output has gone (`qvl-run plan JOB | head`): that is no failure of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(exit_codes.FAILED)
+
+
+def wants_colour() -> bool:
+    """On a terminal, unless NO_COLOR (no-color.org) is set."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")

@@ -9,7 +9,7 @@ from qvl_run.hardware import Gpu, Machine
 from qvl_run.settings import Precision, StageSettings
 from qvl_run.spec.diagnostic import Diagnostic, Span
 from qvl_run.spec.job import Job, StageSpec
-from qvl_run.spec.load import model_settings
+from qvl_run.spec.resolve import model_settings
 from qvl_run.units import show_size
 
 BF16_CAPABILITY = (8, 0)

@@ -17,7 +17,7 @@ from typing import Any
 from qvl_run import files, plugins
 from qvl_run.settings import to_json
 from qvl_run.spec.job import StageSpec
-from qvl_run.spec.load import model_settings
+from qvl_run.spec.resolve import model_settings
 
 _NEUTRAL = (
     "per_device_train_batch_size",

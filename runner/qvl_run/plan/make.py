@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -16,7 +17,7 @@ from qvl_run.checkpoints import pick as picking
 from qvl_run.checkpoints.manifest import Broken
 from qvl_run.checkpoints.store import FolderStore
 from qvl_run.hardware import Machine
-from qvl_run.plan import decide, identity
+from qvl_run.plan import decide, identity, origin
 from qvl_run.plan.plan import Plan, StagePlan
 from qvl_run.spec.diagnostic import Diagnostic, JobError
 from qvl_run.spec.job import Job, StageSpec
@@ -182,9 +183,23 @@ def plan_stage(
     others = [r.manifest for r in rejected if r.manifest]
     if others:
         newest = max(others, key=lambda m: (m.kind == "output", m.step))
-        changes = tuple(identity.differences(newest.identity, what))
+        changes = tuple(_changes(newest.identity, what, job, spec))
         return replace(known, state="rerun", rejected=rejected, reasons=changes)
     return known
+
+
+def _changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], job: Job, spec: StageSpec
+) -> Iterator[str]:
+    """Each difference, with the line that set the new value."""
+    for change in identity.differences(old, new):
+        path: tuple[str, ...] = tuple(change.partition(":")[0].split("."))
+        if path == ("training", "global_batch"):
+            path = ("training", "gradient_accumulation_steps")
+        if path[:2] == ("data", "options"):
+            path = ("data", "with", *path[2:])
+        place = origin.place_of(job.document, spec.name, path)
+        yield f"{change} ({place})" if place else change
 
 
 def _resume_from(known: StagePlan, folder: Path) -> StagePlan:

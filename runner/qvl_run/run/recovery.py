@@ -35,6 +35,16 @@ class Decision:
     reason: str
 
 
+def summary(policy: Literal["default", "none"]) -> str:
+    """The rules in a line, for the plan."""
+    if policy == "none":
+        return "none: the first failure of a stage ends the run"
+    return (
+        f"a stage that dies is restarted from its newest checkpoint, up to {RESTARTS} times, {NO_PROGRESS} of them in "
+        f"a row without progress; never after {', '.join(sorted(_FINAL))}"
+    )
+
+
 def classify(error: Mapping[str, Any] | None, returncode: int) -> Failure:
     """From what the child wrote, else from how its process ended. `returncode` as `Popen` gives it."""
     if error is not None:

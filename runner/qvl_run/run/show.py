@@ -27,10 +27,18 @@ _SECTIONS = {
 
 
 class Show:
-    """Lines on `out`; nothing is redrawn, so that a notebook and a log file read the same."""
+    """Lines on `out`; nothing is redrawn, so that a notebook and a log file read the same. `shown`
+    takes out what must not be shown."""
 
-    def __init__(self, out: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        out: TextIO,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        shown: Callable[[str], str] = str,
+    ) -> None:
         self._out = out
+        self._shown = shown
         self._clock = clock
         self._last_time = float("-inf")
         self._last: tuple[Any, ...] | None = None
@@ -38,7 +46,7 @@ class Show:
 
     def line(self, text: str = "") -> None:
         """One line."""
-        print(text, file=self._out, flush=True)
+        print(self._shown(text), file=self._out, flush=True)
 
     def warn(self, text: str) -> None:
         """Something that the user should know and that stops nothing."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
 Severity = Literal["error", "warning"]
+_ECHOING = {"QVL101", "QVL103", "QVL104", "QVL105", "QVL204", "QVL222", "QVL302"}
 
 
 @dataclass(frozen=True, order=True)
@@ -36,13 +37,24 @@ class JobError(Exception):
     """The command line or the job file is wrong. Carries every finding, sorted by place."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
-        self.diagnostics = tuple(sorted(diagnostics, key=_place))
+        self.diagnostics = tuple(sorted(_without_echoes(diagnostics), key=_place))
         super().__init__("; ".join(d.message for d in self.diagnostics))
 
 
 def _place(diagnostic: Diagnostic) -> tuple[str, int, int, str]:
     span = diagnostic.span or Span("", 0, 0)
     return span.file, span.line, span.column, diagnostic.code
+
+
+def _without_echoes(diagnostics: Iterable[Diagnostic]) -> Iterator[Diagnostic]:
+    """Each finding once: a map that several places inherit would have its mistakes told at each of them."""
+    seen = set()
+    for diagnostic in diagnostics:
+        mark = (diagnostic.code, diagnostic.span)
+        if diagnostic.code in _ECHOING and mark in seen:
+            continue
+        seen.add(mark)
+        yield diagnostic
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

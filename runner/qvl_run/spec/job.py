@@ -6,12 +6,13 @@ the plan.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from qvl_run.settings import DataSettings, EvaluationSettings, TrainingSettings
+from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.document import Document
 
 
@@ -55,7 +56,11 @@ class StageSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job file that has passed every check. `stages` stand in the order in which they run."""
+    """A job file that has passed every check. `stages` stand in the order in which they run.
+
+    `env` maps each value that came from the environment to the `${env:NAME}` that stands for it wherever the job is
+    shown. `warnings` stop nothing.
+    """
 
     name: str
     path: Path
@@ -64,4 +69,16 @@ class Job:
     stages: tuple[StageSpec, ...]
     recovery: Literal["default", "none"] = "default"
     wandb: Literal["auto"] | bool = "auto"
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    warnings: tuple[Diagnostic, ...] = ()
     document: Document = field(repr=False, compare=False)
+
+    def with_warnings(self, warnings: Iterable[Diagnostic]) -> Job:
+        """This job with these warnings."""
+        return replace(self, warnings=tuple(warnings))
+
+    def shown(self, text: str) -> str:
+        """`text` without the values of environment variables."""
+        for value, name in sorted(self.env.items(), key=lambda item: len(item[0]), reverse=True):
+            text = text.replace(value, name)
+        return text

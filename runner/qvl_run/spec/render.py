@@ -1,17 +1,65 @@
-"""Diagnostics as text: the message, the place, the line with a mark under it, what to do."""
+"""Diagnostics as text for people, as JSON, and as annotations of GitHub's workflows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from qvl_run.spec.diagnostic import Diagnostic
 
+WIDTH = 160
+"""Characters of a source line that are shown."""
+
 
 def render(diagnostics: Iterable[Diagnostic], *, colour: bool = False) -> str:
-    """All of `diagnostics`, a blank line between two."""
+    """All of `diagnostics` for people: message, place, the line with a mark under it, what to do."""
     return "\n\n".join(_one(diagnostic, colour) for diagnostic in diagnostics)
+
+
+def to_json(diagnostics: Sequence[Diagnostic]) -> list[dict[str, Any]]:
+    """All of `diagnostics` as data. `line` and `column` count from 1; null where no file is to blame."""
+    return [
+        {
+            "code": d.code,
+            "severity": d.severity,
+            "message": d.message,
+            "hint": d.hint,
+            "file": d.span.file if d.span else None,
+            "line": d.span.line if d.span else None,
+            "column": d.span.column if d.span else None,
+            "length": d.span.length if d.span else None,
+        }
+        for d in diagnostics
+    ]
+
+
+def as_json(diagnostics: Sequence[Diagnostic]) -> str:
+    """`to_json` as text."""
+    return json.dumps({"findings": to_json(diagnostics)}, indent=2)
+
+
+def as_github(diagnostics: Iterable[Diagnostic]) -> str:
+    """One workflow command a finding (GitHub Docs, "Workflow commands for GitHub Actions")."""
+    lines = []
+    for d in diagnostics:
+        place = ""
+        if d.span is not None:
+            end = d.span.column + d.span.length
+            place = f" file={_property(d.span.file)},line={d.span.line},col={d.span.column},endColumn={end},"
+        text = d.message + (f"\n{d.hint}" if d.hint else "")
+        lines.append(f"::{d.severity}{place or ' '}title={d.code}::{_escaped(text)}")
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def _one(diagnostic: Diagnostic, colour: bool) -> str:
@@ -30,9 +78,9 @@ def _one(diagnostic: Diagnostic, colour: bool) -> str:
             mark = " " * (span.column - 1) + "^" * max(
                 1, min(span.length, len(text) - span.column + 1)
             )
-            lines.append(f"{blue}{span.line} |{plain} {text[:160]}")
-            if span.column <= 160:
-                lines.append(f"{' ' * width} {blue}|{plain} {red}{mark[:160]}{plain}")
+            lines.append(f"{blue}{span.line} |{plain} {text[:WIDTH]}")
+            if span.column <= WIDTH:
+                lines.append(f"{' ' * width} {blue}|{plain} {red}{mark[:WIDTH]}{plain}")
     if diagnostic.hint:
         lines.append(f"  = {diagnostic.hint}")
     return "\n".join(lines)
@@ -42,6 +90,6 @@ def _one(diagnostic: Diagnostic, colour: bool) -> str:
 def _lines(file: str) -> list[str]:
     try:
         text = Path(file).read_text(encoding="utf-8-sig", errors="replace")
-    except OSError:
+    except (OSError, ValueError):
         return []
     return ["".join(c if c.isprintable() else " " for c in line) for line in text.splitlines()]

@@ -74,7 +74,8 @@ def _diagnostics(error: Any, document: Document, path: tuple[Key, ...]) -> Itera
             code="QVL102",
             message=f'{where} lacks the key "{key}"',
             span=document.key_span(path) if path else span,
-            hint=_example(error.schema, key),
+            # What a job must have stands in an `else`, apart from the properties.
+            hint=_example(error.schema if path else job_schema(), key),
         )
         return
     if keyword == "propertyNames" or "propertyNames" in error.absolute_schema_path:

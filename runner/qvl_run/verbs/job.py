@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qvl_run import resources
 from qvl_run.plan.make import Choices
+from qvl_run.spec.compose import Overlays
 from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
 from qvl_run.spec.job import Job
 from qvl_run.spec.load import load_job
+from qvl_run.spec.render import render
 
 
 def find_job(text: str) -> Path:
@@ -27,16 +31,24 @@ def find_job(text: str) -> Path:
     return path
 
 
-def chosen(
-    text: str,
-    *,
-    stage: str | None,
-    resume_from: str | None,
-    init_from: str | None,
-    from_scratch: bool,
-) -> tuple[Job, Choices]:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `run` and `plan` are given besides the job, as the command line gives it."""
+
+    profiles: Sequence[str] = ()
+    settings: Sequence[str] = ()
+    stage: str | None = None
+    resume_from: str | None = None
+    init_from: str | None = None
+    from_scratch: bool = False
+
+
+def chosen(text: str, options: Options) -> tuple[Job, Choices]:
     """The job, and what the options change. Raises JobError."""
-    job = load_job(find_job(text))
+    stage, resume_from, init_from = options.stage, options.resume_from, options.init_from
+    from_scratch = options.from_scratch
+    overlays = Overlays(profiles=options.profiles, settings=options.settings)
+    job = load_job(find_job(text), overlays=overlays)
     names = [s.name for s in job.stages]
     if stage is not None and stage not in names:
         raise _wrong(f'--stage: the job has no stage "{stage}"', did_you_mean(stage, names))
@@ -60,6 +72,12 @@ def chosen(
         from_scratch=from_scratch,
     )
     return job, choices
+
+
+def warn(job: Job) -> None:
+    """Print the job's warnings."""
+    if job.warnings:
+        print(render(job.warnings), end="\n\n", file=sys.stderr)
 
 
 def _wrong(message: str, hint: str = "") -> JobError:

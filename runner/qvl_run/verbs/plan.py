@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
 from qvl_run import exit_codes, hardware
 from qvl_run.hardware import Machine
+from qvl_run.plan import origin
 from qvl_run.plan import plan as plans
 from qvl_run.plan.make import make_plan
-from qvl_run.plan.plan import Plan
+from qvl_run.plan.plan import Plan, StagePlan
+from qvl_run.run import recovery
 from qvl_run.run.show import details, headline
+from qvl_run.spec.data_check import check_data
 from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
 from qvl_run.spec.job import Job
-from qvl_run.spec.load import check_data
 from qvl_run.spec.render import render
 from qvl_run.units import show_size
-from qvl_run.verbs.job import chosen
+from qvl_run.verbs.job import Options, chosen, warn
 
 
-def main(
-    job: str,
-    *,
-    assume: str | None,
-    as_json: bool,
-    stage: str | None,
-    resume_from: str | None,
-    init_from: str | None,
-    from_scratch: bool,
-) -> int:
-    """Print the plan; the exit code says whether the machine can run it (0 or 3)."""
-    loaded, choices = chosen(
-        job, stage=stage, resume_from=resume_from, init_from=init_from, from_scratch=from_scratch
-    )
+def main(job: str, *, assume: str | None, as_json: bool, show_origin: bool, **options: Any) -> int:
+    """Print the plan; the exit code says whether the machine can run it (0, 3 or 4)."""
+    loaded, choices = chosen(job, Options(**options))
+    warn(loaded)
+    if show_origin:
+        click.echo("\n".join(origin.lines(loaded)))
+        return exit_codes.DONE
     check_data(loaded)
     plan = make_plan(loaded, machine_for(loaded, assume), choices=choices)
     if as_json:
-        click.echo(json.dumps(plans.to_json(plan), indent=2))
+        click.echo(loaded.shown(json.dumps(plans.to_json(plan), indent=2)))
     else:
-        show(plan)
+        click.echo(loaded.shown(text(plan)))
     if any(f.severity == "error" for f in plan.findings):
         return exit_codes.MACHINE
     return exit_codes.BROKEN if any(s.state == "broken" for s in plan.stages) else exit_codes.DONE
@@ -62,27 +59,32 @@ def machine_for(job: Job, assume: str | None) -> Machine:
     return hardware.profile(assume)
 
 
-def show(plan: Plan) -> None:
-    """Print `plan` for people."""
+def text(plan: Plan) -> str:
+    """`plan` for people."""
     gpu, machine = plan.machine.gpu, plan.machine
     what = "no GPU" if gpu is None else f"{gpu.name}, {show_size(gpu.vram)}"
     assumed = f" (assumed: {machine.assumed})" if machine.assumed else ""
-    click.echo(
-        f"{plan.job.name}: {what}, {machine.cores} cores, {show_size(machine.ram)} RAM{assumed}"
-    )
-    for decision in plan.decisions:
-        click.echo(f"  {decision.name}: {decision.value} ({decision.rule})")
-    click.echo(f"  storage: {plan.storage}")
+    ram = f"{machine.cores} cores, {show_size(machine.ram)} RAM"
+    lines = [f"{plan.job.name}: {what}, {ram}{assumed}"]
+    lines += [f"  {d.name}: {d.value} ({d.rule})" for d in plan.decisions]
+    lines.append(f"  storage: {plan.storage}")
+    lines.append(f"  recovery: {recovery.summary(plan.job.recovery)}")
     for stage in plan.stages:
-        click.echo(f"\n{stage.spec.name} ({stage.spec.uses}): {headline(stage)}")
-        for text in details(stage):
-            click.echo(f"  {text}")
-        training = stage.settings.training
-        batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        click.echo(
-            f"  global batch {batch} ({training.per_device_train_batch_size} x "
-            f"{training.gradient_accumulation_steps}), learning rate {training.learning_rate:g}, "
-            f"a checkpoint every {training.save_steps} steps"
-        )
+        lines += ["", *_stage_lines(stage)]
     if plan.findings:
-        click.echo("\n" + render(plan.findings))
+        lines += ["", render(plan.findings)]
+    return "\n".join(lines)
+
+
+def _stage_lines(stage: StagePlan) -> Iterator[str]:
+    yield f"{stage.spec.name} ({stage.spec.uses}): {headline(stage)}"
+    for reason in details(stage):
+        yield f"  {reason}"
+    training = stage.settings.training
+    micro, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    yield (
+        f"  global batch {micro * accumulation} ({micro} x {accumulation}), "
+        f"learning rate {training.learning_rate:g}"
+    )
+    risk = training.save_steps if stage.total is None else min(training.save_steps, stage.total)
+    yield f"  a checkpoint every {training.save_steps} steps: a disconnect costs at most {risk} steps"

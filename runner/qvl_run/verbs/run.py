@@ -4,43 +4,40 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from qvl_run import exit_codes, hardware
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide
-from qvl_run.plan.make import Places, places
+from qvl_run.plan.make import Places, make_plan, places
+from qvl_run.plan.saved import refuse_stale
 from qvl_run.run import report
 from qvl_run.run.preflight import preflight
 from qvl_run.run.runner import Machinery, Outcome, Run
 from qvl_run.run.show import Show
+from qvl_run.spec.data_check import check_data
 from qvl_run.spec.job import Job
-from qvl_run.spec.load import check_data
 from qvl_run.spec.render import render
 from qvl_run.units import show_size
-from qvl_run.verbs.job import chosen
+from qvl_run.verbs.job import Options, chosen, warn
 
 
-def main(
-    job: str,
-    *,
-    stage: str | None,
-    resume_from: str | None,
-    init_from: str | None,
-    from_scratch: bool,
-) -> int:
+def main(job: str, *, saved: str | None, **options: Any) -> int:
     """Run the job; the exit code is one of `qvl_run.exit_codes`. Raises JobError before anything is touched."""
-    loaded, choices = chosen(
-        job, stage=stage, resume_from=resume_from, init_from=init_from, from_scratch=from_scratch
-    )
+    loaded, choices = chosen(job, Options(**options))
+    warn(loaded)
     check_data(loaded)
     machine, where = hardware.probe(), places(loaded)
     findings = [*decide.check(loaded, machine), *preflight(loaded, machine, where)]
     if findings:
         print(render(findings), file=sys.stderr)
         return exit_codes.MACHINE
-    show = Show(sys.stdout)
+    if saved is not None:
+        refuse_stale(Path(saved), make_plan(loaded, machine, choices=choices))
+    show = Show(sys.stdout, shown=loaded.shown)
     try:
         where.scratch.mkdir(parents=True, exist_ok=True)
         with FileLock(where.scratch / "runner.lock", timeout=0):

@@ -1,7 +1,12 @@
 import pytest
 
 from qvl_run.spec.diagnostic import JobError
-from qvl_run.spec.document import MAX_DEPTH, parse
+from qvl_run.spec.document import Document, from_tree
+from qvl_run.spec.yaml_text import MAX_DEPTH, parse_bytes
+
+
+def parse(text: str, *, file: str) -> Document:
+    return from_tree(parse_bytes(text.encode(), file=file), file=file)
 
 
 def test_values_mean_what_yaml_1_2_says() -> None:

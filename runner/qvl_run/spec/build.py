@@ -1,0 +1,173 @@
+"""A job's data, valid by its schemas, as a `Job`: defaults merged, stages in order, paths absolute, sizes in bytes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qvl_run import plugins, units
+from qvl_run.settings import DataSettings, EvaluationSettings, TrainingSettings, from_json
+from qvl_run.spec import schema
+from qvl_run.spec.diagnostic import Diagnostic, JobError
+from qvl_run.spec.document import Document, Key
+from qvl_run.spec.job import Hardware, Job, StageSpec, Storage
+from qvl_run.spec.order import upstreams
+
+T = TypeVar("T")
+At = tuple[Key, ...]
+_ENV = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def build(document: Document, path: Path) -> Job:
+    """The job that `document` describes. Raises JobError for what only its values show."""
+    return _Builder(document, path).job()
+
+
+class _Builder:
+    """Collects findings and substituted variables on the way, so that all are told at once."""
+
+    def __init__(self, document: Document, path: Path) -> None:
+        self.document, self.path = document, path
+        self.findings: list[Diagnostic] = []
+        self.env: dict[str, str] = {}
+
+    def job(self) -> Job:
+        data = self.document.data
+        hardware, stages = data.get("hardware", {}), data["stages"]
+        upstream = upstreams(stages)
+        specs = {name: self.stage(name, upstream[name]) for name in stages}
+        storage = Storage(
+            drive=self.storage_folder("drive"), scratch=self.storage_folder("scratch")
+        )
+        if self.findings:
+            raise JobError(self.findings)
+        return Job(
+            name=data["name"],
+            path=self.path,
+            hardware=Hardware(
+                tier=hardware.get("tier"),
+                min_vram=_or_none(units.size, hardware.get("min_vram")),
+                min_disk=_or_none(units.size, hardware.get("min_disk")),
+                max_session=_or_none(units.duration, hardware.get("max_session")),
+            ),
+            storage=storage,
+            stages=_in_order(specs),
+            recovery=data.get("recovery", "default"),
+            wandb=data.get("tracking", {}).get("wandb", "auto"),
+            env=self.env,
+            document=self.document,
+        )
+
+    def stage(self, name: str, upstream: str | None) -> StageSpec:
+        job = self.document.data
+        stage, at = job["stages"][name], ("stages", name)
+        own = "evaluation" in stage
+        evaluation = stage["evaluation"] if own else job.get("evaluation")
+        where: At = (*at, "evaluation") if own else ("evaluation",)
+        model = merged(job["model"], stage.get("model", {}))
+        name_at = (*at, "model", "name") if "name" in stage.get("model", {}) else ("model", "name")
+        model["name"] = self.text(model["name"], name_at)
+        training = merged(job.get("training", {}), stage.get("training", {}))
+        options = schema.with_defaults(stage.get("with", {}), plugins.stage(stage["uses"]).schema)
+        return StageSpec(
+            name=name,
+            uses=stage["uses"],
+            upstream=upstream,
+            init_from=self.folder(stage.get("init_from"), (*at, "init_from")),
+            model=model,
+            training=from_json(TrainingSettings, training),
+            data=self.data(stage.get("data"), (*at, "data")),
+            eval_data=self.data(stage.get("eval_data"), (*at, "eval_data")),
+            evaluation=None if evaluation is None else self.evaluation(evaluation, where),
+            options=options,
+        )
+
+    def evaluation(self, evaluation: Mapping[str, Any], at: At) -> EvaluationSettings:
+        data = self.data(evaluation["data"], (*at, "data"))
+        assert data is not None
+        rest = {key: value for key, value in evaluation.items() if key != "data"}
+        return EvaluationSettings(data=data, **rest)
+
+    def data(self, data: Mapping[str, Any] | None, at: At) -> DataSettings | None:
+        if data is None:
+            return None
+        values = {key: value for key, value in data.items() if key != "with"}
+        data_format = plugins.data_format(data["format"])
+        if data_format.location == "file":
+            values["path"] = str(self.folder(data["path"], (*at, "path")))
+        elif data.get("path"):
+            values["path"] = path = self.text(data["path"], (*at, "path"))
+            if (local := self.base((*at, "path")) / Path(path).expanduser()).exists():
+                values["path"] = str(local)
+        options = schema.with_defaults(data.get("with", {}), data_format.schema)
+        return from_json(DataSettings, values | {"options": options})
+
+    def storage_folder(self, key: str) -> Path | None:
+        """A folder of `storage`, below the current folder where it is relative."""
+        at = ("storage", key)
+        text = self.document.data.get("storage", {}).get(key)
+        folder = self.folder(text, at, base=Path.cwd())
+        if folder is not None and ".." in Path(text).parts:
+            self.find(
+                "QVL221", f"storage.{key} climbs out with ..: {text}", at, "write the whole path"
+            )
+        return folder
+
+    def folder(self, text: str | None, at: At, *, base: Path | None = None) -> Path | None:
+        """An absolute path; a relative one starts at the file that says it."""
+        if text is None:
+            return None
+        if "://" in text:
+            self.find("QVL220", f"{schema.show_path(at)} takes a path, not a URL", at)
+            return Path(text)
+        path = Path(self.text(text, at)).expanduser()
+        return path if path.is_absolute() else (base or self.base(at)) / path
+
+    def base(self, at: At) -> Path:
+        file = self.document.span(at).file
+        return Path.cwd() if file.startswith("--") else Path(file).resolve().parent
+
+    def text(self, text: str, at: At) -> str:
+        """`text` with each `${env:NAME}` replaced."""
+
+        def value(found: re.Match[str]) -> str:
+            name = found[1]
+            if not (known := os.environ.get(name)):
+                self.find("QVL222", f"the environment variable {name} is not set", at)
+                return found[0]
+            self.env[known] = found[0]
+            return known
+
+        return _ENV.sub(value, text)
+
+    def find(self, code: str, message: str, at: At, hint: str = "") -> None:
+        span = self.document.span(at)
+        self.findings.append(Diagnostic(code=code, message=message, span=span, hint=hint))
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `under`: maps merge, everything else replaces."""
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            result[key] = merged(below, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _in_order(specs: Mapping[str, StageSpec]) -> tuple[StageSpec, ...]:
+    ordered: dict[str, StageSpec] = {}
+    while len(ordered) < len(specs):
+        ready = (s for s in specs.values() if s.name not in ordered)
+        stage = next(s for s in ready if s.upstream is None or s.upstream in ordered)
+        ordered[stage.name] = stage
+    return tuple(ordered.values())
+
+
+def _or_none(make: Callable[[str], T], value: str | None) -> T | None:
+    return None if value is None else make(value)

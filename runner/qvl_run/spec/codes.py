@@ -1,0 +1,287 @@
+"""Every diagnostic code: what it means and what to do. `qvl-run explain` and docs/diagnostics.md are made from this.
+
+Codes are stable: one is never given another meaning. The hundreds group them: 0 files and the command line, 1 schema,
+2 meaning, 3 data, 4 the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """One code: a title in a few words, the long answer, and a piece of a job that has it, with its cure."""
+
+    title: str
+    text: str
+    wrong: str = ""
+    right: str = ""
+
+
+CODES: Mapping[str, Code] = {
+    "QVL001": Code(
+        title="a job file cannot be read",
+        text="There is no file of that name, or this user may not read it. A name without a path also stands for a "
+        "shipped job: `qvl-run jobs` lists them.",
+    ),
+    "QVL002": Code(
+        title="a file is no job file by its size or its encoding",
+        text="A job file is UTF-8 text of at most 256,000 bytes, nested at most 60 deep, with at most 50,000 nodes "
+        "once its aliases are expanded. Real jobs are far smaller; the bounds keep a damaged or hostile file from "
+        "taking time and memory.",
+    ),
+    "QVL003": Code(
+        title="not valid YAML",
+        text="The text cannot be read as YAML 1.2. Usual causes: a bracket or quote that is not closed, a tab in the "
+        "indentation, a value with `: ` in it that is not in quotes, the marks of a merge conflict.",
+        wrong="name: my run: the second",
+        right='name: "my run: the second"',
+    ),
+    "QVL004": Code(
+        title="the file is empty, or no map",
+        text="A job is one map of keys at its top: version, name, model, stages.",
+        wrong="- version: 1",
+        right="version: 1",
+    ),
+    "QVL005": Code(
+        title="a key that stands twice, or is no text",
+        text="Of two equal keys one would be lost silently, so it is refused. `<<` merges a map, or a list of maps; "
+        "a key that stands beside it wins.",
+        wrong="training: {save_steps: 10, save_steps: 20}",
+        right="training: {save_steps: 20}",
+    ),
+    "QVL006": Code(
+        title="a tag that is not allowed",
+        text="Tags that make objects are never followed. Only the core types of YAML and `!reset` are known.",
+        wrong="name: !!python/name:os.system",
+        right="name: demo",
+    ),
+    "QVL010": Code(
+        title="a wrong option on the command line",
+        text="An option names what the job does not have, or two options contradict each other.",
+    ),
+    "QVL011": Code(
+        title="a checkpoint that cannot be resumed from",
+        text="The folder that --resume-from names is not whole, has no optimizer state, or was made with settings that "
+        "give another result; the message says which. --init-from starts the stage from its weights instead.",
+    ),
+    "QVL012": Code(
+        title="a plan that no longer holds",
+        text="`run --plan` runs exactly what a saved plan says. The job, its data, the machine or what storage holds "
+        "has changed since; make the plan anew and look at it.",
+    ),
+    "QVL021": Code(
+        title="jobs extend each other in a circle",
+        text="`extends` must lead to a file that extends nothing.",
+    ),
+    "QVL022": Code(
+        title="a job to extend that is not there",
+        text="`extends` takes the path of a job file, relative to the file that says it, the name of a shipped job, or "
+        "a list of these, in which later ones are laid over earlier ones.",
+        wrong="extends: t4_full_pipelin",
+        right="extends: t4_full_pipeline",
+    ),
+    "QVL023": Code(
+        title="a URL where a job file belongs",
+        text="Jobs are read from files only, so that a job cannot change without anybody noticing. Download it first.",
+    ),
+    "QVL024": Code(
+        title="a --set option that is no KEY=VALUE",
+        text="KEY is the path of a key with dots, VALUE is read as it would be in the file.",
+        wrong="--set stages.sft.training.num_epochs 2",
+        right="--set stages.sft.training.num_epochs=2",
+    ),
+    "QVL101": Code(
+        title="an unknown key",
+        text="No key is ever ignored: a misspelled one would train with a default, silently.",
+        wrong="training: {epochs: 3}",
+        right="training: {num_epochs: 3}",
+    ),
+    "QVL102": Code(
+        title="a key that is missing",
+        text="The key has no default, because no value would be right for all.",
+    ),
+    "QVL103": Code(
+        title="a value of the wrong type",
+        text='YAML 1.2 decides what a value is: `yes` and `on` are text, `1e-4` is a number, `"1"` is text.',
+        wrong='training: {num_epochs: "1"}',
+        right="training: {num_epochs: 1}",
+    ),
+    "QVL104": Code(
+        title="a value that is not one of those allowed",
+        text="The key takes one of a few values; the hint names the nearest, or all.",
+        wrong="model: {precision: fp61}",
+        right="model: {precision: fp16}",
+    ),
+    "QVL105": Code(
+        title="a value out of its bounds, or in the wrong form",
+        text="Sizes are written `14GiB`, durations `12h` or `90min`; numbers have the bounds that the message names.",
+        wrong="hardware: {max_session: 12 hours}",
+        right="hardware: {max_session: 12h}",
+    ),
+    "QVL201": Code(
+        title="data for a stage that takes none", text="The stage named by `uses` reads no rows."
+    ),
+    "QVL202": Code(
+        title="a data format without rows of the kind that is needed",
+        text="SFT needs questions with answers, DPO pairs of a chosen and a rejected answer, GRPO and evaluation "
+        "questions. Not every format has all of them.",
+        wrong="sft: {uses: sft, data: {format: rlhf_v, path: openbmb/RLHF-V-Dataset}}",
+        right="dpo: {uses: dpo, data: {format: rlhf_v, path: openbmb/RLHF-V-Dataset}}",
+    ),
+    "QVL203": Code(
+        title="a path for a format that generates its rows",
+        text="The path would be read by nothing.",
+    ),
+    "QVL204": Code(
+        title="a plugin that is not installed",
+        text="No installed distribution has a stage, data format or reward of that name. `qvl-run plugins` lists what "
+        "there is.",
+    ),
+    "QVL205": Code(
+        title="a plugin that cannot be used",
+        text="Its distribution cannot be imported, does not fit the contract, or shares a name with another one. The "
+        "message names the distribution.",
+    ),
+    "QVL206": Code(
+        title="a stage that needs one which is not there",
+        text="`needs` names another stage of the job.",
+    ),
+    "QVL207": Code(
+        title="both needs and init_from",
+        text="A stage starts from another stage's output or from a folder, not from both.",
+    ),
+    "QVL208": Code(
+        title="stages that need each other in a circle",
+        text="One of them must start from the base model (`needs: null`) or from a folder (`init_from`). A stage "
+        "without `needs` needs the one before it in the file.",
+    ),
+    "QVL210": Code(
+        title="a setting that the stage cannot work with",
+        text="The stage itself refuses it, before anything is loaded; the message says why.",
+        wrong="training: {gradient_accumulation_steps: 6}   # with num_generations: 4",
+        right="training: {gradient_accumulation_steps: 8}   # with num_generations: 4",
+    ),
+    "QVL211": Code(
+        title="a key that the data format does not read",
+        text="`split` and `revision` speak of data sets on the hub; for a file or generated rows they do nothing.",
+    ),
+    "QVL212": Code(
+        title="an image budget that does not fit",
+        text="An image whose tokens are cut fails in mid-training with `image features and image tokens do not match`. "
+        "So the largest image must leave room for text in `max_seq_length`. One token is 32 x 32 pixels.",
+        wrong="model: {image_tokens: [64, 2048]}   # with max_seq_length: 2048",
+        right="model: {image_tokens: [64, 1024]}   # with max_seq_length: 2048",
+    ),
+    "QVL213": Code(
+        title="a full fine-tune of quantized weights",
+        text="Weights of 4 or 8 bits cannot take a gradient. Keep `lora`, or set `quantization: none`.",
+    ),
+    "QVL214": Code(
+        title="stages that disagree about the model they hand over",
+        text="A stage goes on with the adapter that the one before it leaves: same base model, same `lora`. Set them "
+        "once, in the job's `model`.",
+    ),
+    "QVL215": Code(
+        title="a save interval longer than the stage",
+        text="The stage would save only at its end, and a disconnect would cost all of it.",
+    ),
+    "QVL216": Code(
+        title="a training key that would do nothing",
+        text="Another key overrides it, or the schedule has no use for it. A key that is accepted and read by nothing "
+        "is how runs go wrong without anybody noticing.",
+    ),
+    "QVL217": Code(
+        title="more than the tier has",
+        text="`hardware.tier` and `hardware.min_vram` contradict each other: no machine of that tier has so much.",
+    ),
+    "QVL218": Code(
+        title="a storage folder in a bad place",
+        text="Scratch on the drive would be slow and fill its quota; a drive folder in a git repository ends up in "
+        "commits.",
+    ),
+    "QVL219": Code(
+        title="two stages that write to one place",
+        text="Their names differ in case only, and not every file system tells them apart.",
+    ),
+    "QVL220": Code(
+        title="a URL where a path belongs",
+        text="Only data sets of the hub are downloaded, by their id.",
+    ),
+    "QVL221": Code(
+        title="a storage path that climbs out",
+        text="`..` in a storage folder depends on where the command is given. Write the whole path.",
+    ),
+    "QVL222": Code(
+        title="an environment variable that is not set",
+        text="`${env:NAME}` stands for the variable's value, which is never shown. It works in paths and model names.",
+    ),
+    "QVL301": Code(
+        title="a row that cannot be used",
+        text="The line is no JSON, lacks a key or its image, or the image cannot be read. Rows are checked before "
+        "anything is loaded.",
+    ),
+    "QVL302": Code(
+        title="a data file that is not there",
+        text="A relative path starts at the job file that says it.",
+    ),
+    "QVL401": Code(
+        title="no GPU",
+        text="The job asks for a GPU and none was found. On Colab the runtime type decides; elsewhere nvidia-smi must "
+        "show one, and CUDA_VISIBLE_DEVICES must not hide it.",
+    ),
+    "QVL402": Code(
+        title="too little GPU memory", text="The GPU has less than `hardware.min_vram`."
+    ),
+    "QVL403": Code(
+        title="a precision that the machine does not have",
+        text="bf16 needs compute capability 8.0; below it torch emulates it, about twice as slow. fp16 needs a GPU. "
+        "`precision: auto` takes the right one.",
+    ),
+    "QVL404": Code(
+        title="needs a GPU", text="Quantization and 8-bit optimizers run on a GPU only."
+    ),
+    "QVL405": Code(
+        title="an attention kernel that the GPU does not run",
+        text="FlashAttention 2 needs compute capability 8.0. `attention: auto` takes SDPA, which runs everywhere.",
+    ),
+    "QVL410": Code(
+        title="a library that is not installed",
+        text='Checking and planning need little; training needs `pip install "qvl-run[train]"`, quantization and '
+        "8-bit optimizers `[train,gpu]`.",
+    ),
+    "QVL411": Code(
+        title="Google Drive is not mounted",
+        text="Mounting works in a cell of the notebook only, not from a command: "
+        '`from google.colab import drive; drive.mount("/content/drive")`.',
+    ),
+    "QVL412": Code(
+        title="too little disk",
+        text="The disk of `storage.scratch` has less free than `hardware.min_disk`.",
+    ),
+}
+
+
+def explain(code: str) -> str:
+    """The long answer for `code`, as text. Raises KeyError where there is no such code."""
+    entry = CODES[code]
+    lines = [f"{code}: {entry.title}", "", entry.text]
+    if entry.wrong:
+        lines += ["", f"    wrong: {entry.wrong}", f"    right: {entry.right}"]
+    return "\n".join(lines)
+
+
+def markdown() -> str:
+    """docs/diagnostics.md."""
+    lines = [
+        "# Diagnostics",
+        "",
+        "Made from `runner/qvl_run/spec/codes.py` by `make docs`; `qvl-run explain CODE` says the same.",
+    ]
+    for code, entry in CODES.items():
+        lines += ["", f"## {code}: {entry.title}", "", entry.text]
+        if entry.wrong:
+            lines += ["", "```yaml", f"# wrong\n{entry.wrong}", f"# right\n{entry.right}", "```"]
+    return "\n".join(lines) + "\n"

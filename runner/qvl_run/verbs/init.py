@@ -1,0 +1,131 @@
+"""`qvl-run init`: a commented job from a few answers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from qvl_run import hardware, plugins
+from qvl_run.contract import Kind
+from qvl_run.plan import decide
+from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
+from qvl_run.units import show_size
+
+MODEL = "Qwen/Qwen3-VL-2B-Instruct"
+_ROWS = {
+    "sft": "question and answer",
+    "preference": "question, chosen and rejected",
+    "prompt": "question and answer",
+}
+_WITH = {
+    "dpo": "    with: {beta: 0.1}                # how strongly it is held to the stage it starts from\n",
+    "grpo": "    with: {num_generations: 4, rewards: [exact_answer]}\n",
+}
+
+
+def main(
+    path: Path,
+    *,
+    model: str | None,
+    tier: str | None,
+    stages: str | None,
+    data: str | None,
+    force: bool,
+) -> None:
+    """Write the job to `path`. Asks for what no option gives, on a terminal. Raises JobError."""
+    if path.exists() and not force:
+        raise _wrong(f"{path} is there already", "name another file, or give --force")
+    if not path.parent.is_dir():
+        raise _wrong(f"there is no folder {path.parent}")
+    tier = tier or _ask("GPU it is for", _tier_here())
+    if tier not in hardware.PROFILES:
+        raise _wrong(f'there is no tier "{tier}"', did_you_mean(tier, hardware.PROFILES))
+    model = model or _ask("Base model", "qvl-tiny" if tier == "cpu" else MODEL)
+    names = [name.strip() for name in (stages or _ask("Stages", "sft")).split(",") if name.strip()]
+    known = plugins.installed("qvl.stages")
+    for name in names:
+        if name not in known:
+            raise _wrong(f'there is no stage "{name}"', did_you_mean(name, known))
+    if not names:
+        raise _wrong("a job needs a stage", f"known: {', '.join(known)}")
+    data = data or _ask("Rows to train on (JSONL)", "data/train.jsonl")
+    path.write_text(
+        job(path.stem, model=model, tier=tier, stages=names, data=data), encoding="utf-8"
+    )
+    click.echo(
+        f"{path} written.\n\n  qvl-run validate {path}\n  qvl-run plan {path}\n  qvl-run {path}"
+    )
+
+
+def job(name: str, *, model: str, tier: str, stages: list[str], data: str) -> str:
+    """The text of a job. Each stage after the first reads rows of its own, named after it."""
+    machine = hardware.profile(tier)
+    lines = [
+        "# yaml-language-server: $schema=https://qvl-run.dev/schemas/job.schema.json",
+        f"# Run it, and run it again after every disconnect: qvl-run {name}.yaml",
+        "version: 1",
+        f"name: {_plain(name)}",
+    ]
+    if machine.gpu:
+        lines.append(
+            f"hardware: {{tier: {tier}}}              # {show_size(machine.gpu.vram)} of GPU memory"
+        )
+        lines.append("storage:")
+        lines.append(
+            "  drive: /content/drive/MyDrive/qwen3_vl_training   # outlives the machine; any folder will do"
+        )
+        lines.append("  scratch: /content/qvl_run          # on the machine's own disk")
+    lines += [
+        f"model: {{name: {model}, lora: {{r: 16}}}}",
+        "training:                            # for every stage; a stage may change any of it",
+        "  learning_rate: 1e-4",
+        "  per_device_train_batch_size: 1     # rows at once: memory",
+        "  gradient_accumulation_steps: 8     # times that: the global batch",
+        "  save_steps: 20                     # what a disconnect can cost",
+        "stages:                              # each starts from the one before it",
+    ]
+    text = "\n".join(lines) + "\n"
+    for position, uses in enumerate(stages):
+        text += _stage(uses, data if position == 0 else str(Path(data).with_name(f"{uses}.jsonl")))
+    precision = decide.precision(machine.gpu)
+    return text + f"# precision will be {precision.value}: {precision.rule}\n"
+
+
+def _stage(uses: str, data: str) -> str:
+    kind: Kind | None = plugins.stage(uses).data_kind
+    text = f"  {uses}:\n    uses: {uses}\n"
+    if kind is not None:
+        text += f"    data: {{format: jsonl, path: {data}}}   # rows of image, {_ROWS[kind]}\n"
+    return text + _WITH.get(uses, "")
+
+
+def _ask(question: str, default: str) -> str:
+    if not sys.stdin.isatty():
+        return default
+    answer: str = click.prompt(question, default=default)
+    return answer
+
+
+def _tier_here() -> str:
+    gpu = hardware.probe().gpu
+    if gpu is None:
+        return "t4"
+    fitting = [
+        (p.gpu.vram, tier)
+        for tier, p in hardware.PROFILES.items()
+        if p.gpu and p.gpu.vram <= gpu.vram
+    ]
+    return max(fitting)[1] if fitting else "t4"
+
+
+def _plain(name: str) -> str:
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name).strip(
+        "-_"
+    )
+    return kept[:64] or "job"
+
+
+def _wrong(message: str, hint: str = "") -> JobError:
+    return JobError([Diagnostic(code="QVL010", message=message, hint=hint)])
