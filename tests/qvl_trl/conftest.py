@@ -107,7 +107,11 @@ def stage_settings(
 
 
 GRPO: Mapping[str, Any] = {
-    "training": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_epochs": 1},
+    "training": {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "num_epochs": 1,
+    },
     "options": {"num_generations": 4, "max_completion_length": 6},
 }
 
@@ -118,9 +122,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_context(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[..., FakeContext]:
+def make_context(
+    tmp_path_factory: pytest.TempPathFactory, cache: Path
+) -> Callable[..., FakeContext]:
     def make(settings: StageSettings, **values: Any) -> FakeContext:
-        return FakeContext(settings, scratch=tmp_path_factory.mktemp("scratch"), cache=cache, **values)
+        return FakeContext(
+            settings, scratch=tmp_path_factory.mktemp("scratch"), cache=cache, **values
+        )
 
     return make
 

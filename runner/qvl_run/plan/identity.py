@@ -17,6 +17,7 @@ from typing import Any
 from qvl_run import files, plugins
 from qvl_run.settings import to_json
 from qvl_run.spec.job import StageSpec
+from qvl_run.spec.paths import expanded
 from qvl_run.spec.resolve import model_settings
 
 _NEUTRAL = (
@@ -96,7 +97,7 @@ def folder_digest(folder: Path) -> str:
 def _model_files(name: str) -> str | None:
     if name in plugins.installed("qvl.models"):
         return folder_digest(plugins.load("qvl.models", name).folder())
-    return folder_digest(Path(name).expanduser()) if Path(name).expanduser().is_dir() else None
+    return folder_digest(expanded(name)) if expanded(name).is_dir() else None
 
 
 def _short(value: Any) -> str:

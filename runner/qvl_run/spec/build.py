@@ -15,6 +15,7 @@ from qvl_run.spec.diagnostic import Diagnostic, JobError
 from qvl_run.spec.document import Document, Key
 from qvl_run.spec.job import Hardware, Job, StageSpec, Storage
 from qvl_run.spec.order import upstreams
+from qvl_run.spec.paths import exists, expanded
 
 T = TypeVar("T")
 At = tuple[Key, ...]
@@ -100,7 +101,7 @@ class _Builder:
             values["path"] = str(self.folder(data["path"], (*at, "path")))
         elif data.get("path"):
             values["path"] = path = self.text(data["path"], (*at, "path"))
-            if (local := self.base((*at, "path")) / Path(path).expanduser()).exists():
+            if exists(local := self.base((*at, "path")) / expanded(path)):
                 values["path"] = str(local)
         options = schema.with_defaults(data.get("with", {}), data_format.schema)
         return from_json(DataSettings, values | {"options": options})
@@ -123,7 +124,10 @@ class _Builder:
         if "://" in text:
             self.find("QVL220", f"{schema.show_path(at)} takes a path, not a URL", at)
             return Path(text)
-        path = Path(self.text(text, at)).expanduser()
+        if any(not char.isprintable() for char in text):
+            self.find("QVL220", f"{schema.show_path(at)} holds characters that no path has", at)
+            return Path("unusable")
+        path = expanded(self.text(text, at))
         return path if path.is_absolute() else (base or self.base(at)) / path
 
     def base(self, at: At) -> Path:

@@ -12,6 +12,7 @@ from qvl_run import resources
 from qvl_run.spec import yaml_text
 from qvl_run.spec.diagnostic import Diagnostic, JobError, Span, did_you_mean
 from qvl_run.spec.document import Document, from_tree
+from qvl_run.spec.paths import expanded, is_file
 from qvl_run.spec.tree import Entry, Items, Map, Tree, Value, merge, settled
 
 OPTION = "--set"
@@ -31,6 +32,7 @@ def compose(path: Path, *, overlays: Overlays | None = None) -> Document:
     """The job at `path` with all that it extends and all that is laid over it. Raises JobError."""
     overlays = overlays or Overlays()
     tree = _with_bases(yaml_text.read_file(path), path, [path.resolve()])
+    _check_profiles(tree)
     for name in overlays.profiles:
         tree = _with_profile(tree, name)
     tree = _without(tree, "profiles")
@@ -76,15 +78,27 @@ def _names(entry: Entry) -> Iterator[tuple[str, Span]]:
 def _base(name: str, span: Span, path: Path) -> Path:
     if "://" in name:
         raise _error("QVL023", f"extends takes a file, not a URL: {name}", span)
-    candidate = path.parent / Path(name).expanduser()
-    if candidate.is_file():
+    candidate = path.parent / expanded(name)
+    if is_file(candidate):
         return candidate
     shipped = resources.shipped_jobs()
     if name.removesuffix(".yaml") in shipped:
         return shipped[name.removesuffix(".yaml")]
     here = [p.name for p in path.parent.glob("*.yaml") if p != path]
     hint = did_you_mean(name, [*shipped, *here])
-    raise _error("QVL022", f"there is no job {name}", span, hint)
+    raise _error("QVL022", f"there is no job {name[:80]}", span, hint)
+
+
+def _check_profiles(tree: Map) -> None:
+    """Profiles are gone before the schema is asked, so their form is checked here."""
+    entry = tree.entries.get("profiles")
+    if entry is None:
+        return
+    if not isinstance(entry.tree, Map):
+        raise _error("QVL103", "profiles must be a map", entry.tree.span)
+    for name, profile in entry.tree.entries.items():
+        if not isinstance(profile.tree, Map):
+            raise _error("QVL103", f"profiles.{name} must be a map", profile.tree.span)
 
 
 def _with_profile(tree: Map, name: str) -> Map:
@@ -94,10 +108,7 @@ def _with_profile(tree: Map, name: str) -> Map:
     if name not in known:
         hint = did_you_mean(name, known) or "the job has no profiles"
         raise _error("QVL010", f'--profile: the job has no profile "{name}"', None, hint)
-    overlay = known[name].tree
-    if not isinstance(overlay, Map):
-        raise _error("QVL103", f"profiles.{name} must be a map", overlay.span)
-    laid = merge(tree, overlay)
+    laid = merge(tree, known[name].tree)
     assert isinstance(laid, Map)
     return laid
 

@@ -15,10 +15,13 @@ from qvl_run.spec.data_check import data_of
 from qvl_run.spec.diagnostic import Diagnostic, Severity, Span
 from qvl_run.spec.document import Key
 from qvl_run.spec.job import Job, StageSpec
+from qvl_run.spec.paths import exists, is_file
 from qvl_run.spec.resolve import model_settings, provisional_settings
 from qvl_run.units import show_size
 
 At = tuple[Key, ...]
+LONG = 50
+"""Steps from which on a stage is too long to be lost, so that the default save interval is spoken of too."""
 
 
 def meaning_findings(job: Job) -> Iterator[Diagnostic]:
@@ -39,7 +42,7 @@ def _data_files(job: Job, stage: StageSpec) -> Iterator[Diagnostic]:
     for key, data, _ in data_of(stage):
         data_format = plugins.data_format(data.format)
         at = _data_at(job, stage, key)
-        if data_format.location == "file" and data.path and not Path(data.path).is_file():
+        if data_format.location == "file" and data.path and not is_file(Path(data.path)):
             hint = "a path is relative to the file that says it"
             message = f"there is no data file {job.shown(data.path)}"
             yield _finding(job, "QVL302", message, job.document.span((*at, "path")), hint)
@@ -103,9 +106,10 @@ def _hand_over(job: Job, stage: StageSpec) -> Iterator[Diagnostic]:
 
 
 def _steps(job: Job, stage: StageSpec) -> Iterator[Diagnostic]:
-    training = stage.training
+    training, own_at = stage.training, ("stages", stage.name, "training")
     total = plugins.stage(stage.uses).estimate(provisional_settings(stage)).optimizer_steps
-    if total is not None and training.save_steps > total:
+    written = any(job.document.has((*at, "save_steps")) for at in (own_at, ("training",)))
+    if total is not None and training.save_steps > total and (written or total >= LONG):
         message = f"{stage.name} has {total} steps, so save_steps {training.save_steps} saves only at its end"
         span = _stage_span(job, stage, "training", "save_steps")
         hint = "a disconnect would cost the whole stage; choose a smaller number"
@@ -148,7 +152,7 @@ def _storage(job: Job) -> Iterator[Diagnostic]:
     if drive is not None and scratch is not None and (drive == scratch or drive in scratch.parents):
         message = "scratch lies on the drive: it is for the machine's own disk, which is fast and does not go away"
         yield _finding(job, "QVL218", message, job.document.span(("storage", "scratch")))
-    if drive is not None and any((p / ".git").exists() for p in (drive, *drive.parents)):
+    if drive is not None and any(exists(p / ".git") for p in (drive, *drive.parents)):
         message = f"storage.drive lies inside a git repository: {job.shown(str(drive))}"
         hint = "checkpoints are large; choose a folder outside of it"
         yield _finding(job, "QVL218", message, span, hint, severity="warning")

@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from qvl_run import resources
 from qvl_run.spec.diagnostic import Diagnostic, did_you_mean
 from qvl_run.spec.document import Document, Key
 
+MAX_FINDINGS = 50
+"""Of one schema: a file with more is not mended by reading them all."""
 _TYPES = {
     "object": "a map",
     "array": "a list",
@@ -40,8 +43,9 @@ def findings(
     """What `schema` says against `data`, which stands at the path `at` of `document`."""
     from jsonschema import Draft202012Validator
 
-    for error in Draft202012Validator(schema).iter_errors(data):
-        yield from _diagnostics(error, document, (*at, *error.absolute_path))
+    errors = Draft202012Validator(schema).iter_errors(data)
+    found = (d for e in errors for d in _diagnostics(e, document, (*at, *e.absolute_path)))
+    return islice(found, MAX_FINDINGS)
 
 
 def with_defaults(options: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:

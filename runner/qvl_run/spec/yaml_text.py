@@ -16,11 +16,15 @@ from typing import Any
 from qvl_run.spec.diagnostic import Diagnostic, JobError, Span
 from qvl_run.spec.tree import Entry, Items, Map, Reset, Scalar, Tree, Value
 
-MAX_BYTES = 256_000
+MAX_BYTES = 192_000
 """More than any job has, and little enough to be read in about a second."""
 MAX_NODES = 50_000
 MAX_DEPTH = 60
+BRACKETS = 200
+"""Open brackets at a time, counted roughly before the text is parsed."""
+MAX_FINDINGS = 50
 
+_BRACKET = re.compile(r"[\[\]{}]")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -68,6 +72,9 @@ def parse(text: str, *, file: str) -> Tree:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
 
+    if place := _too_deep(text):
+        message = f"the file is nested deeper than {MAX_DEPTH}"
+        raise JobError([_finding("QVL002", message, Span(file, *place))])
     try:
         root = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
@@ -132,6 +139,8 @@ class _Reader:
                 self.findings.append(_finding("QVL005", "a key must be plain text", span))
             elif key == "<<" and key_node.style is None:
                 merged.append(value_node)
+            elif len(self.findings) >= MAX_FINDINGS:
+                break
             elif key in entries:
                 hint = f"it stands first at line {entries[key].key.line}; keep one of them"
                 message = f'the key "{key[:60]}" stands here twice'
@@ -207,6 +216,18 @@ def _near(path: Path) -> str:
     names = [p.name for p in folder.glob("*.y*ml")]
     near = get_close_matches(path.name, names, n=1)
     return f"did you mean {folder / near[0]}?" if near else ""
+
+
+def _too_deep(text: str) -> tuple[int, int] | None:
+    """Where brackets pile up so high that the parser would take minutes. Brackets in quotes count too: a job with
+    hundreds of these more open than closed is none."""
+    depth = 0
+    for found in _BRACKET.finditer(text):
+        depth = max(0, depth + (1 if found[0] in "[{" else -1))
+        if depth > BRACKETS:
+            before = text[: found.start()]
+            return before.count("\n") + 1, found.start() - before.rfind("\n")
+    return None
 
 
 def _bad_character(text: str) -> tuple[int, int]:
