@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test lint types test-slow bench clean
+.PHONY: quickstart test lint types test-slow docs fuzz bench clean
 
 quickstart: $(VENV)/.train
 	$(BIN)/qvl-run jobs/cpu_quickstart.yaml
@@ -21,6 +21,13 @@ types: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+docs: $(VENV)/.test
+	$(BIN)/python docs/generate.py
+
+fuzz: $(VENV)/.test
+	$(PIP) --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.long 200000
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/overhead.py

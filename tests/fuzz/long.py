@@ -29,7 +29,13 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="qvl-corpus-"))
     for path in CORPUS.glob("*/*.yaml"):
         (folder / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
-    options = [f"-runs={runs}", "-max_len=4096", "-timeout=20", "-rss_limit_mb=1000", "-print_final_stats=1"]
+    options = [
+        f"-runs={runs}",
+        "-max_len=4096",
+        "-timeout=20",
+        "-rss_limit_mb=1000",
+        "-print_final_stats=1",
+    ]
     atheris.Setup([sys.argv[0], *options, str(folder)], one_input)
     atheris.Fuzz()
 

@@ -66,7 +66,9 @@ def test_hostile_files_end_in_diagnostics(name: str) -> None:
     assert not check(HOSTILE[name])
 
 
-@pytest.mark.parametrize("raw", [b"\xef\xbb\xbf" + JOB, JOB.replace(b"\n", b"\r\n"), JOB.rstrip(b"\n")])
+@pytest.mark.parametrize(
+    "raw", [b"\xef\xbb\xbf" + JOB, JOB.replace(b"\n", b"\r\n"), JOB.rstrip(b"\n")]
+)
 def test_byte_order_marks_and_line_ends_do_no_harm(raw: bytes) -> None:
     assert check(raw)
 
@@ -86,7 +88,23 @@ def test_any_text_of_yamls_own_characters(text: str) -> None:
 def mutated(count: int, seed: int) -> Iterator[bytes]:
     rng = random.Random(seed)
     files = [path.read_bytes() for path in sorted(CORPUS.glob("*/*.yaml"))]
-    pieces = [b"{", b"}", b"[", b"]", b": ", b"- ", b"&a ", b"*a", b"<<: ", b"!!", b"\n", b"\t", b"null", b"\xff", b"1e9"]
+    pieces = [
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b": ",
+        b"- ",
+        b"&a ",
+        b"*a",
+        b"<<: ",
+        b"!!",
+        b"\n",
+        b"\t",
+        b"null",
+        b"\xff",
+        b"1e9",
+    ]
     for _ in range(count):
         raw = bytearray(rng.choice(files) or b"a")
         for _ in range(rng.randint(1, 4)):

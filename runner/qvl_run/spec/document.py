@@ -40,7 +40,7 @@ class Document:
         return tuple(path) in self._values
 
     def leaves(self) -> Iterator[tuple[KeyPath, Any, Span]]:
-        """Each scalar (and each empty map or list): its path, its value, its place, in the order of the file."""
+        """Each scalar, list and empty map: its path, its value, its place, in the order of the file."""
         yield from _leaves(self.data, (), self._values)
 
 
@@ -72,8 +72,5 @@ def _leaves(
     if isinstance(data, dict) and data:
         for key, value in data.items():
             yield from _leaves(value, (*path, key), values)
-    elif isinstance(data, list) and data:
-        for i, value in enumerate(data):
-            yield from _leaves(value, (*path, i), values)
     else:
         yield path, data, values[path]

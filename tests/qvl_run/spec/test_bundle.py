@@ -27,7 +27,7 @@ def keys(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(schema, dict):
         return
     for name, sub in schema.get("properties", {}).items():
-        if isinstance(sub, dict) and "const" not in sub or path == "":
+        if (isinstance(sub, dict) and "const" not in sub) or path == "":
             yield f"{path}.{name}", sub
             yield from keys(sub, f"{path}.{name}")
     for name, sub in schema.get("$defs", {}).items():

@@ -6,7 +6,12 @@ from qvl_run.spec import render
 from qvl_run.spec.diagnostic import Diagnostic, JobError, Span, did_you_mean
 from tests.conftest import Command
 
-WRONG = "version: 1\nname: demo\nmodel: {name: qvl-tiny}\ntraining: {epochs: 3}\nstages: {a: {uses: cuont, with: {to: 3}}}\n"
+WRONG = """version: 1
+name: demo
+model: {name: qvl-tiny}
+training: {epochs: 3}
+stages: {a: {uses: cuont, with: {to: 3}}}
+"""
 
 
 def test_text_marks_the_place(job_file: Callable[..., Path]) -> None:
@@ -39,7 +44,7 @@ def test_json_and_github_say_the_same(job_file: Callable[..., Path], qvl_run: Co
 
 
 def test_a_right_job_has_no_findings(job_file: Callable[..., Path], qvl_run: Command) -> None:
-    path = job_file(WRONG.replace("epochs: 3", "seed: 3").replace("cuont", "count"))
+    path = job_file(WRONG.replace("epochs: 3", "save_steps: 100").replace("cuont", "count"))
     done = qvl_run("validate", path, "--format", "json")
     assert (done.returncode, [f["severity"] for f in json.loads(done.stdout)["findings"]]) == (
         0,

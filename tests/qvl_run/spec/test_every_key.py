@@ -1,0 +1,210 @@
+"""No key is validated and then read by nothing: changing any one changes the plan, or what a stage receives.
+
+The job below sets every key that the bundled schema has; each is changed in turn. A key that is added to a schema
+must be added here, or the first test fails.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qvl_run import hardware
+from qvl_run.plan.make import Choices, make_plan, places
+from qvl_run.plan.plan import to_json
+from qvl_run.run.preflight import preflight
+from qvl_run.run.runner import Machinery, Run
+from qvl_run.run.show import Show
+from qvl_run.spec.bundle import bundled_schema
+from qvl_run.spec.load import load_job
+from qvl_run.verbs.plan import machine_for
+
+TRAINING = {
+    "num_epochs": 1.5, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "learning_rate": 2e-4,
+    "lr_scheduler_type": "cosine", "warmup_ratio": 0.1, "weight_decay": 0.01, "adam_beta1": 0.8, "adam_beta2": 0.9,
+    "max_grad_norm": 0.5, "max_seq_length": 512, "gradient_checkpointing": False, "optim": "adamw_torch",
+    "save_steps": 5, "logging_steps": 2, "dataloader_num_workers": 1, "seed": 7,
+}  # fmt: skip
+SCENES = {
+    "format": "spatial_scenes",
+    "with": {"task": "auto", "split": "test", "size": 90, "seed": 1, "image_size": 64},
+}
+COLUMNS = {"image": "i", "question": "q", "answer": "a", "chosen": "c", "rejected": "r"}
+HUB = {
+    "format": "hub", "path": "some/set", "split": "val", "revision": "main", "max_samples": 80, "shuffle_seed": 1,
+    "with": {**COLUMNS, "messages": None, "instruction": "Be brief."},
+}  # fmt: skip
+JSONL = {"format": "jsonl", "path": "rows.jsonl", "with": COLUMNS}
+EVALUATION = {"data": SCENES, "max_new_tokens": 8, "batch_size": 4, "before_first": False}
+LORA = {"r": 8, "alpha": 16, "dropout": 0.05, "target_modules": ["q_proj"]}
+JOB: dict[str, Any] = {
+    "version": 1,
+    "name": "every-key",
+    "hardware": {"tier": "t4", "min_vram": "8GiB", "min_disk": "1KB", "max_session": "3h"},
+    "storage": {"drive": "/tmp/qvl-drive", "scratch": "/tmp/qvl-scratch"},
+    "model": {
+        "name": "qvl-tiny", "revision": "main", "precision": "fp16", "attention": "eager", "quantization": "none",
+        "lora": LORA, "image_tokens": [4, 64],
+    },
+    "training": TRAINING,
+    "evaluation": EVALUATION,
+    "stages": {
+        "sft": {
+            "uses": "sft", "data": JSONL, "eval_data": HUB, "evaluation": EVALUATION, "needs": None,
+            "model": {"attention": "sdpa"}, "training": {"max_steps": 50, "save_steps": 9}, "with": {},
+        },
+        "dpo": {
+            "uses": "dpo", "data": {"format": "rlhf_v", "path": "openbmb/RLHF-V-Dataset", "with": {}},
+            "with": {"beta": 0.2, "loss_type": "sigmoid", "label_smoothing": 0.0},
+        },
+        "grpo": {
+            "uses": "grpo", "init_from": "/some/where", "data": SCENES,
+            "with": {
+                "num_generations": 4, "max_completion_length": 20, "temperature": 0.9, "beta": 0.02,
+                "loss_type": "grpo", "rewards": [{"name": "brevity", "weight": 0.5, "with": {"max_words": 4}}],
+            },
+        },
+        "count": {"uses": "count", "with": {"to": 90, "fail_at": 80}},
+    },
+    "recovery": "none",
+    "tracking": {"wandb": True},
+}  # fmt: skip
+
+# Values that the rule below would not find, because other keys bound them.
+OTHER: dict[str, Any] = {
+    "version": None,  # one value only: nothing to change
+    "hardware.tier": "l4",
+    "hardware.min_vram": "12GiB",
+    "hardware.min_disk": "900TB",
+    "hardware.max_session": "4h",
+    "model.lora.target_modules": "all-linear",
+    "model.image_tokens": [8, 64],
+    "model.quantization": "nf4",
+    "training.lr_scheduler_type": "linear",
+    "stages.dpo.with.loss_type": "ipo",
+    "stages.grpo.with.loss_type": "dapo",
+    "stages.sft.needs": "count",
+    "stages.sft.data.path": "other.jsonl",
+    "stages.grpo.with.rewards": ["exact_answer"],
+    "stages.count.with.fail_at": 70,
+}
+
+
+def leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(data, dict) and data:
+        for key, value in data.items():
+            yield from leaves(value, f"{path}.{key}".lstrip("."))
+    else:
+        yield path, data
+
+
+def schema_keys() -> set[str]:
+    """Every key of the bundle as `definition.key`."""
+    schema, found = bundled_schema(), set()
+    for name, definition in {"job": schema, **schema["$defs"]}.items():
+        for key, sub in definition.get("properties", {}).items():
+            found.add(f"{name}.{key}")
+            found |= {f"{key}.{inner}" for inner in sub.get("properties", {})}
+    return found
+
+
+def named_keys() -> set[str]:
+    """The same for the job above."""
+    found = set()
+
+    def walk(data: Any, definition: str) -> None:
+        if not isinstance(data, dict):
+            return
+        for key, value in data.items():
+            found.add(f"{definition}.{key}")
+            if key == "stages":
+                for stage in value.values():
+                    walk(stage, "stage")
+            elif key == "with":
+                prefix = "stage" if "uses" in data else "format"
+                walk(value, f"{prefix}.{data.get('uses') or data['format']}")
+            elif isinstance(value, dict):
+                walk(value, "data" if key == "eval_data" else key)
+
+    walk(JOB, "job")
+    return found
+
+
+def test_the_job_sets_every_key_of_the_schema() -> None:
+    # `extends` and `profiles` are consumed by composition (test_compose); lora, evaluation stand in two places.
+    assert schema_keys() - named_keys() == {"job.extends", "job.profiles"}
+
+
+def other(path: str, value: Any) -> Any:
+    if path in OTHER:
+        return OTHER[path]
+    if path.endswith(".format"):
+        return "hub" if value != "hub" else "spatial_scenes"
+    choices: dict[str, list[Any]] = {
+        "precision": ["fp32"], "attention": ["eager", "sdpa"], "optim": ["adamw_8bit"], "task": ["describe"],
+        "split": ["train"], "recovery": ["default"], "wandb": [False],
+        "uses": ["sft", "dpo"],
+    }  # fmt: skip
+    for key, candidates in choices.items():
+        if path.rpartition(".")[2] == key:
+            return next(c for c in candidates if c != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value * 2 or 1
+    if isinstance(value, float):
+        return value / 2 or 0.1
+    return f"{value}x" if isinstance(value, str) else "messages"
+
+
+PATHS = [path for path, value in leaves(JOB) if value != {} and OTHER.get(path, "") is not None]
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hardware, "_gpu", lambda: None)
+    for name in ("rows.jsonl", "other.jsonl"):
+        (tmp_path / name).write_text("")
+    return tmp_path
+
+
+def seen(job: dict[str, Any], folder: Path) -> Any:
+    """All that a run would do with `job`, as data."""
+    path = folder / "job.yaml"
+    path.write_text(json.dumps(job))
+    loaded = load_job(path)
+    machine = machine_for(loaded, None)
+    assert machine.gpu is not None
+    machine = replace(machine, gpu=replace(machine.gpu, vram=10 * hardware.GIB))
+    plan = to_json(make_plan(loaded, machine))
+    where = places(loaded)
+    machinery = Machinery(show=Show(io.StringIO()), clock=lambda: 0.0)
+    run = Run(job=loaded, machine=machine, where=where, choices=Choices(), machinery=machinery)
+    return plan, [d.code for d in preflight(loaded, machine, where)], run.deadline
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_changing_the_key_changes_something(world: Path, path: str) -> None:
+    changed = json.loads(json.dumps(JOB))
+    at = changed
+    *parents, last = path.split(".")
+    for key in parents:
+        at = at[key]
+    at[last] = other(path, at[last])
+    if last in ("uses", "format"):
+        at["with"] = {}  # the options of another plugin would not fit
+    if last == "format":
+        for key in ("path", "split", "revision"):
+            at.pop(key, None)
+        at |= {"path": "some/set"} if at["format"] == "hub" else {}
+    if last == "uses":
+        at["data"] = {"format": "spatial_scenes"}
+        at.pop("eval_data", None)
+    assert seen(changed, world) != seen(JOB, world)
