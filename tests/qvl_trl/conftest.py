@@ -107,13 +107,25 @@ def stage_settings(
 
 
 GRPO: Mapping[str, Any] = {
-    "training": {
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 2,
-        "num_epochs": 1,
+    "training": {"per_device_train_batch_size": 4},
+    "data": scenes(size=6),
+    # A temperature at which the completions of a group differ, and a reward that tells them apart.
+    "options": {
+        "num_generations": 4,
+        "max_completion_length": 6,
+        "temperature": 20.0,
+        "rewards": ["exact_answer", {"name": "brevity", "weight": 0.5, "with": {"max_words": 2}}],
     },
-    "options": {"num_generations": 4, "max_completion_length": 6},
 }
+"""Steps of two prompts, three an epoch."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Sums do not depend on the machine's cores, and tests beside other work stay quick."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,62 @@
+"""The pictures of a row: checked, measured and decoded, with Pillow and nothing else.
+
+`problem` finds damage that the file's headers and checksums show; damage in the compressed pixels
+themselves may show only when `decode` reads them.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qvl_run.contract import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+Encoded = Path | bytes
+
+
+def problem(image: Encoded) -> str | None:
+    """What is wrong with `image`, in words; None where nothing is."""
+    if isinstance(image, Path) and not image.is_file():
+        return f"the image {image} does not exist"
+    try:
+        with _open(image) as opened:
+            opened.verify()
+    except Exception as error:  # Pillow's decoders raise what they like on damaged data
+        return _unreadable(image, error)
+    return None
+
+
+def size(image: Encoded, *, source: str) -> tuple[int, int]:
+    """(width, height) in pixels, from the header. Raises DataError."""
+    try:
+        with _open(image) as opened:
+            width, height = opened.size
+    except Exception as error:
+        raise DataError(_unreadable(image, error), source=source) from error
+    return width, height
+
+
+def decode(image: Encoded, *, source: str) -> Picture:
+    """The picture in RGB, turned the way its EXIF data says. Raises DataError."""
+    from PIL import ImageOps
+
+    try:
+        with _open(image) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except Exception as error:
+        raise DataError(_unreadable(image, error), source=source) from error
+
+
+def _open(image: Encoded) -> Picture:
+    from PIL import Image
+
+    return Image.open(BytesIO(image) if isinstance(image, bytes) else image)
+
+
+def _unreadable(image: Encoded, error: Exception) -> str:
+    name = "the image" if isinstance(image, bytes) else f"the image {image}"
+    return f"{name} cannot be read: {error or type(error).__name__}"

@@ -1,0 +1,57 @@
+"""What the three stages can say from settings alone: how many steps, and what cannot work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from qvl_run.settings import DataSettings, StageSettings
+
+Finding = tuple[str, str]
+"""A key path below the stage, and what is wrong with it."""
+
+
+def optimizer_steps(settings: StageSettings, *, rows_per_step: int, partial: bool) -> int | None:
+    """Optimizer steps of the whole stage; None where the number of rows is not known before they are read.
+
+    `partial`: whether an epoch's last step may have fewer rows, as in TRL's SFT and DPO.
+    """
+    training = settings.training
+    if training.max_steps is not None:
+        return training.max_steps
+    rows = _rows(settings.data)
+    if rows is None:
+        return None
+    per_epoch = math.ceil(rows / rows_per_step) if partial else rows // rows_per_step
+    return math.ceil(training.num_epochs * per_epoch)
+
+
+def _rows(data: DataSettings | None) -> int | None:
+    """At most so many rows: `max_samples`, or the size that a generated data set is given."""
+    if data is None:
+        return None
+    known = [n for n in (data.max_samples, data.options.get("size")) if n is not None]
+    return min(known, default=None)
+
+
+def check_common(settings: StageSettings) -> Iterator[Finding]:
+    """What no stage on TRL's trainers can do."""
+    model, training = settings.model, settings.training
+    if model.lora is None and model.quantization != "none":
+        yield (
+            "model.quantization",
+            f"{model.quantization} weights cannot be trained themselves: add lora, or take none",
+        )
+    targets = model.lora.target_modules if model.lora else ()
+    if isinstance(targets, tuple) and any(t.split(".")[-1] == "lm_head" for t in targets):
+        yield (
+            "model.lora.target_modules",
+            "an adapter on lm_head would never be trained: TRL reads that layer's weights directly",
+        )
+    if training.warmup_ratio and training.lr_scheduler_type == "constant":
+        yield (
+            "training.warmup_ratio",
+            "the scheduler constant has no warm-up: use constant_with_warmup",
+        )
+    if model.image_tokens and model.image_tokens[0] > model.image_tokens[1]:
+        yield "model.image_tokens", "the least number of tokens is larger than the most"

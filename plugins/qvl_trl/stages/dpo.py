@@ -1,0 +1,72 @@
+"""`dpo`: direct preference optimization on pairs of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from qvl_run.contract import Estimate, Kind, StageContext, StageResult
+from qvl_run.settings import StageSettings
+from qvl_trl.stages.common import Finding, check_common, optimizer_steps
+
+
+class DpoStage:
+    """Trains on TRL's DPOTrainer; see `qvl_trl.training.dpo`."""
+
+    name = "dpo"
+    data_kind: Kind | None = "preference"
+    schema: Mapping[str, Any] = {
+        "title": "dpo",
+        "description": "How preferences are learnt.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "beta": {
+                "title": "Beta",
+                "description": "How strongly the model is held to the one it starts from; less lets it move further.",
+                "type": "number",
+                "exclusiveMinimum": 0,
+                "default": 0.1,
+            },
+            "loss_type": {
+                "title": "Loss",
+                "description": "sigmoid is DPO's own; hinge, ipo, apo_zero, apo_down and sigmoid_norm are variants "
+                "of it, as TRL names them.",
+                "enum": ["sigmoid", "hinge", "ipo", "apo_zero", "apo_down", "sigmoid_norm"],
+                "default": "sigmoid",
+            },
+            "label_smoothing": {
+                "title": "Label smoothing",
+                "description": "Share of pairs assumed to be labelled the wrong way round; read by the loss sigmoid.",
+                "type": "number",
+                "minimum": 0,
+                "exclusiveMaximum": 0.5,
+                "default": 0.0,
+            },
+        },
+    }
+
+    def estimate(self, settings: StageSettings) -> Estimate:
+        """Steps for at most `max_samples` pairs."""
+        training = settings.training
+        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        return Estimate(optimizer_steps=optimizer_steps(settings, rows_per_step=rows, partial=True))
+
+    def check(self, settings: StageSettings) -> Iterable[Finding]:
+        """See `check_common`; and label smoothing needs the loss that reads it."""
+        yield from check_common(settings)
+        if settings.options["label_smoothing"] and settings.options["loss_type"] != "sigmoid":
+            yield (
+                "with.label_smoothing",
+                f"the loss {settings.options['loss_type']} does not read it: only sigmoid does",
+            )
+
+    def run(self, ctx: StageContext) -> StageResult:
+        """Train. Raises StageStopped and StageError."""
+        from qvl_trl.training.course import run_stage
+        from qvl_trl.training.dpo import Dpo
+
+        return run_stage(ctx, Dpo())
+
+
+stage = DpoStage()

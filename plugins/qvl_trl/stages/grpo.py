@@ -1,0 +1,157 @@
+"""`grpo`: group relative policy optimization on questions whose answers rewards can judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from qvl_run import plugins
+from qvl_run.contract import Estimate, Kind, StageContext, StageResult
+from qvl_run.settings import StageSettings
+from qvl_trl.stages.common import Finding, check_common, optimizer_steps
+
+REWARD = {
+    "title": "Reward",
+    "description": "The name of a reward, or a map of its name, weight and options.",
+    "type": ["string", "object"],
+    "additionalProperties": False,
+    "required": ["name"],
+    "properties": {
+        "name": {
+            "title": "Name",
+            "description": "Name of a reward plugin; `qvl-run plugins` lists them.",
+            "type": "string",
+            "examples": ["exact_answer"],
+        },
+        "weight": {
+            "title": "Weight",
+            "description": "Factor of this reward in the sum.",
+            "type": "number",
+            "default": 1.0,
+        },
+        "with": {
+            "title": "Options",
+            "description": "Options of the reward, as its plugin describes them.",
+            "type": "object",
+            "default": {},
+        },
+    },
+}
+
+
+class GrpoStage:
+    """Trains on TRL's GRPOTrainer; see `qvl_trl.training.grpo`."""
+
+    name = "grpo"
+    data_kind: Kind | None = "prompt"
+    schema: Mapping[str, Any] = {
+        "title": "grpo",
+        "description": "What is sampled and how it is rewarded.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "num_generations": {
+                "title": "Group size",
+                "description": "Completions sampled for each prompt; they are compared with each other.",
+                "type": "integer",
+                "minimum": 2,
+                "default": 4,
+            },
+            "max_completion_length": {
+                "title": "Completion length",
+                "description": "Most tokens of a completion.",
+                "type": "integer",
+                "minimum": 1,
+                "default": 200,
+            },
+            "temperature": {
+                "title": "Temperature",
+                "description": "Of the sampling; lower makes the completions of a group more alike.",
+                "type": "number",
+                "exclusiveMinimum": 0,
+                "default": 1.0,
+            },
+            "beta": {
+                "title": "Beta",
+                "description": "Weight of the KL divergence from the model that the stage starts from. 0 turns it off, "
+                "and saves the memory and the time of the reference.",
+                "type": "number",
+                "minimum": 0,
+                "default": 0.04,
+            },
+            "loss_type": {
+                "title": "Loss",
+                "description": "How token losses are averaged, as TRL names it: grpo by completion, dapo and bnpo over "
+                "all tokens, dr_grpo by the greatest length.",
+                "enum": ["dapo", "grpo", "bnpo", "dr_grpo"],
+                "default": "dapo",
+            },
+            "rewards": {
+                "title": "Rewards",
+                "description": "What a completion is worth: the weighted sum of these.",
+                "type": "array",
+                "minItems": 1,
+                "items": REWARD,
+                "default": ["exact_answer"],
+            },
+        },
+    }
+
+    def estimate(self, settings: StageSettings) -> Estimate:
+        """Steps for at most `max_samples` prompts; those that do not fill a step are left out."""
+        training = settings.training
+        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        prompts = max(rows // settings.options["num_generations"], 1)
+        return Estimate(
+            optimizer_steps=optimizer_steps(settings, rows_per_step=prompts, partial=False)
+        )
+
+    def check(self, settings: StageSettings) -> Iterable[Finding]:
+        """See `check_common`; and steps must hold whole groups, rewards must exist."""
+        yield from check_common(settings)
+        training, options = settings.training, settings.options
+        size, steps = training.per_device_train_batch_size, training.gradient_accumulation_steps
+        group = options["num_generations"]
+        if size * steps % group:
+            yield (
+                "with.num_generations",
+                f"{group} completions a prompt do not fill a step of {size * steps} "
+                f"(per_device_train_batch_size {size} x gradient_accumulation_steps {steps}): "
+                "the one must divide the other",
+            )
+        limit = training.max_seq_length
+        if limit is not None and options["max_completion_length"] >= limit:
+            yield (
+                "with.max_completion_length",
+                f"leaves no room for a prompt within training.max_seq_length {limit}",
+            )
+        for entry in options["rewards"]:
+            yield from _check_reward(entry, at="with.rewards")
+
+    def run(self, ctx: StageContext) -> StageResult:
+        """Train. Raises StageStopped and StageError."""
+        from qvl_trl.training.course import run_stage
+        from qvl_trl.training.grpo import Grpo
+
+        return run_stage(ctx, Grpo())
+
+
+def _check_reward(entry: str | Mapping[str, Any], *, at: str) -> Iterator[Finding]:
+    from jsonschema import Draft202012Validator
+
+    name = entry if isinstance(entry, str) else entry["name"]
+    try:
+        reward = plugins.load("qvl.rewards", name)
+    except KeyError:
+        known = ", ".join(plugins.installed("qvl.rewards"))
+        yield at, f'there is no reward called "{name}"; there are {known}'
+        return
+    except plugins.PluginError as error:
+        yield at, str(error)
+        return
+    options = {} if isinstance(entry, str) else entry.get("with", {})
+    for wrong in Draft202012Validator(reward.schema).iter_errors(options):
+        yield at, f"{name}: {wrong.message}"
+
+
+stage = GrpoStage()

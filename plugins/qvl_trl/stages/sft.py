@@ -1,0 +1,44 @@
+"""`sft`: supervised fine-tuning on questions with answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from qvl_run.contract import Estimate, Kind, StageContext, StageResult
+from qvl_run.settings import StageSettings
+from qvl_trl.stages.common import Finding, check_common, optimizer_steps
+
+
+class SftStage:
+    """Trains on TRL's SFTTrainer; see `qvl_trl.training.sft`."""
+
+    name = "sft"
+    data_kind: Kind | None = "sft"
+    schema: Mapping[str, Any] = {
+        "title": "sft",
+        "description": "Takes no options of its own: see training and model.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {},
+    }
+
+    def estimate(self, settings: StageSettings) -> Estimate:
+        """Steps for at most `max_samples` rows."""
+        training = settings.training
+        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        return Estimate(optimizer_steps=optimizer_steps(settings, rows_per_step=rows, partial=True))
+
+    def check(self, settings: StageSettings) -> Iterable[Finding]:
+        """See `check_common`."""
+        return check_common(settings)
+
+    def run(self, ctx: StageContext) -> StageResult:
+        """Train. Raises StageStopped and StageError."""
+        from qvl_trl.training.course import run_stage
+        from qvl_trl.training.sft import Sft
+
+        return run_stage(ctx, Sft())
+
+
+stage = SftStage()

@@ -1,0 +1,1 @@
+"""The course of a stage on TRL's trainers."""

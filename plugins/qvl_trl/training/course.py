@@ -1,0 +1,146 @@
+"""The course of every stage: read, load, measure, train, measure again, save.
+
+Resumption is exact: sample order, learning rate, random state and weights go on as if nothing had
+happened. A stage that was stopped before its first checkpoint starts over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from qvl_run import plugins
+from qvl_run.contract import (
+    DataError,
+    Example,
+    Kind,
+    StageContext,
+    StageResult,
+    StageStopped,
+)
+from qvl_run.settings import DataSettings
+from qvl_trl.evaluation.answers import accuracy
+from qvl_trl.policy.artifact import save_artifact, usage
+from qvl_trl.policy.load import Policy, load_policy
+from qvl_trl.policy.lora import unrounded
+from qvl_trl.rows import to_dataset
+from qvl_trl.training.callback import RunnerCallback
+
+BASELINE = "baseline"
+"""Under this name the measures of the model before training are kept for later attempts."""
+
+
+class Method(Protocol):
+    """What one kind of stage adds to the course."""
+
+    kind: Kind
+    measure: str
+    """Name of its measure on `eval_data`."""
+    logged: str
+    """The metric of TRL's log that is reported where there is no `eval_data`."""
+
+    def check(self, ctx: StageContext, policy: Policy, examples: Sequence[Example]) -> None:
+        """Raise DataError for a row that cannot be trained on."""
+
+    def trainer(
+        self, ctx: StageContext, policy: Policy, dataset: Any
+    ) -> tuple[Any, RunnerCallback]:
+        """TRL's trainer, ready to train, and the callback that it reports to."""
+
+    def score(self, ctx: StageContext, policy: Policy, examples: Sequence[Example]) -> float:
+        """The measure of `policy` on `examples`."""
+
+
+def run_stage(ctx: StageContext, method: Method) -> StageResult:
+    """Run the stage that `ctx` describes. Raises StageStopped and StageError."""
+    settings = ctx.settings
+    examples = read_examples(settings.data, kind=method.kind, cache=ctx.cache)
+    ctx.progress("load")
+    state = _trained_state(ctx.resume_from)
+    start = ctx.resume_from if state else ctx.input
+    policy = load_policy(settings.model, start=start, seed=settings.training.seed)
+    method.check(ctx, policy, examples)
+    before: Mapping[str, float] = ctx.recorded(BASELINE) or {}
+    if state is None:
+        if not before and (before := _measures(ctx, policy, method, trained=False)):
+            ctx.record(BASELINE, before)
+        state = _train(ctx, policy, method, to_dataset(examples))
+    after = _measures(ctx, policy, method, trained=True)
+    measures: dict[str, tuple[float | None, float | None]] = {
+        name: (before.get(name), value) for name, value in after.items()
+    }
+    if method.measure not in measures:
+        logged = [entry[method.logged] for entry in state["log_history"] if method.logged in entry]
+        measures[method.logged] = (logged[0], logged[-1])
+    ctx.progress("save")
+    output = ctx.scratch / "final"
+    save_artifact(policy, output)
+    return StageResult(
+        output=output, steps=state["global_step"], measures=measures, usage=usage(policy)
+    )
+
+
+def read_examples(data: DataSettings | None, *, kind: Kind, cache: Path) -> Sequence[Example]:
+    """The rows of `data`. Raises StageError; DataError where there is none."""
+    assert data is not None, "the runner checks that a stage has its data"
+    examples = plugins.data_format(data.format).examples(data, kind=kind, cache=cache)
+    if not examples:
+        raise DataError("there are no rows", source=data.path or data.format)
+    return examples
+
+
+def _trained_state(checkpoint: Path | None) -> dict[str, Any] | None:
+    """The trainer's state in `checkpoint` where training is over, else None.
+
+    `Trainer.train` cannot be asked to go on from a checkpoint of the last step: with `max_steps` in
+    the middle of an epoch it would train one step more.
+    """
+    if checkpoint is None:
+        return None
+    state: dict[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text())
+    return state if state["global_step"] >= state["max_steps"] else None
+
+
+def _measures(
+    ctx: StageContext, policy: Policy, method: Method, *, trained: bool
+) -> dict[str, float]:
+    """What the job asks to measure. Accuracy before training is that of a base model only: that of an
+    upstream stage's output was measured there. Greedy throughout: draws no random number."""
+    settings = ctx.settings
+    found = {}
+    if settings.eval_data is not None:
+        held_out = read_examples(settings.eval_data, kind=method.kind, cache=ctx.cache)
+        found[method.measure] = method.score(ctx, policy, held_out)
+    evaluation = settings.evaluation
+    if evaluation and (trained or (ctx.input is None and evaluation.before_first)):
+        questions = read_examples(evaluation.data, kind="prompt", cache=ctx.cache)
+        found["accuracy"] = accuracy(ctx, policy, questions, evaluation)
+    return found
+
+
+def _train(ctx: StageContext, policy: Policy, method: Method, dataset: Any) -> dict[str, Any]:
+    """Train to the end; returns the trainer's state. Raises StageStopped after a stop that was saved."""
+    from transformers import PrinterCallback
+
+    with unrounded(policy.model):
+        trainer, callback = method.trainer(ctx, policy, dataset)
+    trainer.remove_callback(PrinterCallback)
+    resume_from = str(ctx.resume_from) if ctx.resume_from else None
+    try:
+        trainer.train(resume_from_checkpoint=resume_from)
+    except RuntimeError as error:
+        raise _data_error(error) or error from None
+    if callback.stopped:
+        raise StageStopped
+    return {"global_step": trainer.state.global_step, "log_history": trainer.state.log_history}
+
+
+def _data_error(error: RuntimeError) -> DataError | None:
+    """A DataError of a data loader's worker process: torch hands on only its text."""
+    found = re.search(
+        r"^qvl_run\.contract\.DataError: (.+?:\d+|.+?, row \d+): (.+)$", str(error), re.M
+    )
+    return DataError(found[2], source=found[1]) if found else None

@@ -1,0 +1,58 @@
+"""Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290) on TRL's DPOTrainer.
+
+The reference is the model that the stage starts from: TRL freezes a copy of the adapter, or loads
+the full model's folder once more. Dropout is off, so that the loss starts at ln 2 exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trl import DPOConfig, DPOTrainer
+
+from qvl_run.contract import Example, Kind, StageContext
+from qvl_trl.evaluation.likelihood import preference_accuracy
+from qvl_trl.policy.load import Policy
+from qvl_trl.training.arguments import training_arguments
+from qvl_trl.training.callback import RunnerCallback
+from qvl_trl.training.lengths import check_lengths
+
+
+class Dpo:
+    """See `Method`."""
+
+    kind: Kind = "preference"
+    measure = "preference_accuracy"
+    logged = "loss"
+
+    def check(self, ctx: StageContext, policy: Policy, examples: Sequence[Example]) -> None:
+        """A prompt must leave room for one token of each answer."""
+        if limit := ctx.settings.training.max_seq_length:
+            check_lengths(examples, policy.processor, limit=limit, room=1)
+
+    def trainer(
+        self, ctx: StageContext, policy: Policy, dataset: Any
+    ) -> tuple[Any, RunnerCallback]:
+        """TRL's trainer on `policy.model`."""
+        settings, callback = ctx.settings, RunnerCallback(ctx)
+        config = DPOConfig(
+            **training_arguments(settings, output_dir=ctx.scratch / "checkpoints"),
+            max_length=settings.training.max_seq_length,
+            beta=settings.options["beta"],
+            loss_type=[settings.options["loss_type"]],
+            label_smoothing=settings.options["label_smoothing"],
+            disable_dropout=True,
+        )
+        trainer = DPOTrainer(
+            model=policy.model,
+            args=config,
+            train_dataset=dataset,
+            processing_class=policy.processor,
+            callbacks=[callback],
+        )
+        return trainer, callback
+
+    def score(self, ctx: StageContext, policy: Policy, examples: Sequence[Example]) -> float:
+        """Share of held-out pairs told apart."""
+        return preference_accuracy(ctx, policy, examples)

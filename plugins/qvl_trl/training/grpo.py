@@ -1,0 +1,146 @@
+"""Group relative policy optimization (Shao et al. 2024, arXiv:2402.03300) on TRL's GRPOTrainer.
+
+The reference is the model that the stage starts from, as in DPO, and dropout is off, so that the KL
+starts at 0. Each optimizer step samples anew, so a checkpoint never falls inside a generation batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from qvl_run.contract import DataError, Example, Kind, StageContext
+from qvl_trl.evaluation.rewards import WeightedReward, check_columns, load_rewards, mean_reward
+from qvl_trl.policy.load import Policy
+from qvl_trl.policy.tokens import vision_tokens
+from qvl_trl.training.arguments import training_arguments
+from qvl_trl.training.callback import RunnerCallback
+from qvl_trl.training.lengths import check_lengths
+
+
+class Grpo:
+    """See `Method`."""
+
+    kind: Kind = "prompt"
+    measure = "reward"
+    logged = "reward"
+
+    def check(self, ctx: StageContext, policy: Policy, examples: Sequence[Example]) -> None:
+        """Rewards must find their columns, completions their room, and one step its prompts."""
+        settings, options = ctx.settings, ctx.settings.options
+        check_columns(examples, load_rewards(options["rewards"]))
+        if limit := settings.training.max_seq_length:
+            room = options["max_completion_length"]
+            check_lengths(examples, policy.processor, limit=limit, room=room)
+        training = settings.training
+        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        prompts = rows // options["num_generations"]
+        if len(examples) < prompts:
+            raise DataError(
+                f"{len(examples)} rows are too few: one step takes {prompts} different prompts",
+                source=settings.data.path or settings.data.format if settings.data else "data",
+            )
+
+    def trainer(
+        self, ctx: StageContext, policy: Policy, dataset: Any
+    ) -> tuple[Any, RunnerCallback]:
+        """TRL's trainer on `policy.model`."""
+        settings, options = ctx.settings, ctx.settings.options
+        callback = RolloutCallback(ctx)
+        rewards = load_rewards(options["rewards"])
+        config = GRPOConfig(
+            **training_arguments(settings, output_dir=ctx.scratch / "checkpoints"),
+            num_generations=options["num_generations"],
+            max_completion_length=options["max_completion_length"],
+            temperature=options["temperature"],
+            beta=options["beta"],
+            loss_type=options["loss_type"],
+            reward_weights=[weighted.weight for weighted in rewards],
+            generation_kwargs={"suppress_tokens": vision_tokens(policy)},
+            disable_dropout=True,
+        )
+        trainer = ResumableGRPOTrainer(
+            model=policy.model,
+            args=config,
+            reward_funcs=[reward_function(weighted, callback) for weighted in rewards],
+            train_dataset=dataset,
+            processing_class=policy.processor,
+            callbacks=[callback],
+        )
+        return trainer, callback
+
+    def score(self, ctx: StageContext, policy: Policy, examples: Sequence[Example]) -> float:
+        """Mean weighted reward of greedy answers."""
+        options = ctx.settings.options
+        rewards = load_rewards(options["rewards"])
+        length = options["max_completion_length"]
+        return mean_reward(ctx, policy, examples, rewards, max_new_tokens=length)
+
+
+class RolloutCallback(RunnerCallback):
+    """Tells sampling from training: every optimizer step begins by sampling."""
+
+    step = total = 0
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """Sampling begins."""
+        self.step, self.total = state.global_step, state.max_steps
+        self.ctx.progress("rollout", step=self.step, total=self.total)
+
+    def sampled(self) -> None:
+        """Sampling is over."""
+        self.ctx.progress("step", step=self.step, total=self.total)
+
+
+def reward_function(
+    weighted: WeightedReward, callback: RolloutCallback
+) -> Callable[..., list[float]]:
+    """`weighted` as TRL calls rewards; its logs show it under the reward's name."""
+
+    def score(
+        completions: Sequence[list[dict[str, str]]],
+        example: Sequence[Example],
+        **kwargs: Any,  # noqa: ARG001
+    ) -> list[float]:
+        callback.sampled()
+        return weighted.score([messages[0]["content"] for messages in completions], example)
+
+    score.__name__ = weighted.reward.name
+    return score
+
+
+class ResumableGRPOTrainer(GRPOTrainer):
+    """TRL's, except that a run resumed in a later epoch keeps the prompts' order: TRL's sampler would
+    give the first epoch's again."""
+
+    def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
+        sampler = super()._get_train_sampler(dataset)
+        return EpochSampler(
+            sampler.data_source,
+            mini_repeat_count=sampler.mini_repeat_count,
+            batch_size=sampler.batch_size,
+            repeat_count=sampler.repeat_count,
+            shuffle=sampler.shuffle,
+            seed=sampler.seed,
+        )
+
+
+class EpochSampler(RepeatSampler):
+    """TRL's sampler, in the order that its `epoch`-th pass would have."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader before every epoch."""
+        self.generator.manual_seed(self.seed)
+        for _ in range(epoch):
+            torch.randperm(self.num_samples, generator=self.generator)

@@ -1,0 +1,74 @@
+"""A run that was interrupted and resumed ends with the weights of one that was not, bit for bit (CPU)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from safetensors.torch import load_file
+
+from qvl_run import plugins
+from qvl_run.contract import StageStopped
+from tests.qvl_trl.conftest import FakeContext, Ran
+
+STAGES = ("sft", "dpo", "grpo")
+
+
+def weights(ran: Ran) -> dict[str, bytes]:
+    tensors = load_file(ran.result.output / "adapter_model.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("uses", STAGES)
+@pytest.mark.parametrize("step", [2, 4, 5], ids=["first epoch", "second epoch", "last step"])
+def test_resumes_exactly(
+    uses: str, step: int, run: Callable[..., Ran], request: pytest.FixtureRequest
+) -> None:
+    whole: Ran = request.getfixturevalue(uses)
+    resumed = run(
+        whole.ctx.settings,
+        input=whole.ctx.input,
+        resume_from=whole.ctx.checkpoints[step],
+        records=dict(whole.ctx.records),
+    )
+    assert weights(resumed) == weights(whole)
+    assert resumed.result.steps == 5
+    assert resumed.result.measures == whole.result.measures
+    assert sorted(resumed.ctx.checkpoints) == [s for s in (2, 4, 5) if s > step]
+
+
+@pytest.mark.parametrize("uses", STAGES)
+def test_stops_when_asked_and_goes_on(
+    uses: str,
+    run: Callable[..., Ran],
+    make_context: Callable[..., FakeContext],
+    request: pytest.FixtureRequest,
+) -> None:
+    whole: Ran = request.getfixturevalue(uses)
+    stopped = make_context(whole.ctx.settings, input=whole.ctx.input, stop_at=3)
+    with pytest.raises(StageStopped):
+        plugins.stage(uses).run(stopped)
+    assert sorted(stopped.checkpoints) == [2, 3]
+    resumed = run(
+        whole.ctx.settings,
+        input=whole.ctx.input,
+        resume_from=stopped.checkpoints[3],
+        records=stopped.records,
+    )
+    assert weights(resumed) == weights(whole)
+
+
+@pytest.mark.parametrize("uses", STAGES)
+def test_training_changes_the_weights(uses: str, request: pytest.FixtureRequest) -> None:
+    whole: Ran = request.getfixturevalue(uses)
+    assert max(metrics["grad_norm"] for metrics in whole.ctx.metrics) > 0
+
+
+@pytest.mark.parametrize("uses", ["dpo", "grpo"])
+def test_checkpoints_hold_the_trained_adapter_alone(
+    uses: str, request: pytest.FixtureRequest
+) -> None:
+    whole: Ran = request.getfixturevalue(uses)
+    for folder in (*whole.ctx.checkpoints.values(), whole.result.output):
+        assert (folder / "adapter_model.safetensors").is_file()
+        assert not (folder / "ref").exists()
