@@ -1,6 +1,6 @@
 """Writes the pages that are made from code: `make docs`. A test says when they are stale.
 
-    python docs/generate.py [FOLDER]
+python docs/generate.py [FOLDER]
 """
 
 from __future__ import annotations
@@ -34,23 +34,26 @@ def job_reference() -> str:
         "`make docs`; `qvl-run schema` prints them as one JSON Schema for editors.",
         "",
         "A job may extend others, and be changed on the command line: what `extends` names, the file itself, "
-        "`--profile NAME`, then `--set KEY=VALUE`, each laid over those before it. Maps merge, lists and values replace, "
-        "`!reset` drops a key. `${env:NAME}` stands for an environment variable in paths and model names; its value is "
-        "never shown. `qvl-run plan JOB --show-origin` says where each value was set.",
+        "`--profile NAME`, then `--set KEY=VALUE`, each laid over those before it. Maps merge, lists and values "
+        "replace, `!reset` drops a key. `${env:NAME}` stands for an environment variable in paths and model "
+        "names; its value is never shown. `qvl-run plan JOB --show-origin` says where each value was set.",
     ]
-    lines += section("The job", schema, definitions)
+    lines += section("The job", schema)
     for key in ("hardware", "storage", "tracking"):
-        lines += section(f"`{key}`", schema["properties"][key], definitions)
+        lines += section(f"`{key}`", schema["properties"][key])
     for key in ("model", "training", "data", "evaluation", "stage"):
         title = "`stages.<name>`" if key == "stage" else f"`{key}`"
-        lines += section(title, definitions[key], definitions)
+        lines += section(title, definitions[key])
         if key == "model":
-            lines += section("`model.lora`", definitions["model"]["properties"]["lora"], definitions)
-    for prefix, title in (("stage", "`with` of the stage"), ("format", "`with` of the data format")):
+            lines += section("`model.lora`", definitions["model"]["properties"]["lora"])
+    for prefix, title in (
+        ("stage", "`with` of the stage"),
+        ("format", "`with` of the data format"),
+    ):
         for name in sorted(built_in(prefix)):
             found = definitions[f"{prefix}.{name}"]
             if found["properties"]:
-                lines += section(f"{title} `{name}`", found, definitions)
+                lines += section(f"{title} `{name}`", found)
     return "\n".join(lines) + "\n"
 
 
@@ -59,10 +62,12 @@ def built_in(prefix: str) -> set[str]:
     from qvl_run import plugins
 
     group: plugins.Group = "qvl.stages" if prefix == "stage" else "qvl.data_formats"
-    return {name for name, infos in plugins.installed(group).items() if infos[0].distribution == OWN}
+    return {
+        name for name, infos in plugins.installed(group).items() if infos[0].distribution == OWN
+    }
 
 
-def section(title: str, schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:
+def section(title: str, schema: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"## {title}"
     yield ""
@@ -73,11 +78,25 @@ def section(title: str, schema: Mapping[str, Any], definitions: Mapping[str, Any
     yield "|---|---|---|---|"
     required = {*schema.get("required", ()), *schema.get("else", {}).get("required", ())}
     for name, sub in schema["properties"].items():
-        default = f"`{show(sub['default'])}`" if "default" in sub else "required" if name in required else ""
-        yield f"| `{name}` | {value(sub, definitions)} | {default} | {escaped(sub['description'])} |"
+        default = (
+            f"`{show(sub['default'])}`"
+            if "default" in sub
+            else "required"
+            if name in required
+            else ""
+        )
+        yield f"| `{name}` | {value(sub)} | {default} | {escaped(sub['description'])} |"
 
 
-def value(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+BOUNDS = {
+    "minimum": "from",
+    "exclusiveMinimum": "above",
+    "maximum": "to",
+    "exclusiveMaximum": "below",
+}
+
+
+def value(schema: Mapping[str, Any]) -> str:
     """What a key takes, in a few words."""
     if "$ref" in schema:
         return f"see `{schema['$ref'].rpartition('/')[2]}`"
@@ -87,15 +106,28 @@ def value(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         names = [v for v in schema["enum"] if v != "count"]
         return ", ".join(f"`{show(v)}`" for v in names)
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    words = {"object": "map", "array": "list", "string": "text", "integer": "whole number", "boolean": "true or false"}
+    words = {
+        "object": "map",
+        "array": "list",
+        "string": "text",
+        "integer": "whole number",
+        "boolean": "true or false",
+    }
     text = " or ".join(words.get(kind, kind) for kind in kinds)
     bounds = [
         f"{word} {schema[key]}"
-        for key, word in (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"), ("exclusiveMaximum", "below"))
+        for key, word in (
+            ("minimum", "from"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "to"),
+            ("exclusiveMaximum", "below"),
+        )
         if key in schema
     ]
     example = schema.get("examples", [None])[0]
-    shown = f", e.g. `{show(example)}`" if example is not None and kinds not in (["boolean"],) else ""
+    shown = (
+        f", e.g. `{show(example)}`" if example is not None and kinds not in (["boolean"],) else ""
+    )
     return escaped(f"{text} {' '.join(bounds)}".strip()) + shown
 
 

@@ -130,6 +130,9 @@ class Stage(Protocol):
         """Pure: (key path below the stage, message) for each setting that cannot work, e.g.
         ("with.num_generations", "..."). Empty where all is well."""
 
+    def columns(self, settings: StageSettings) -> frozenset[str]:
+        """Pure: the columns that each row must have beside those of its kind (see `Example.column`)."""
+
     def run(self, ctx: StageContext) -> StageResult:
         """Do the stage's work, in a process of its own. Raises StageError for what the user can mend and
         StageStopped where it stopped early, as asked."""
@@ -150,6 +153,10 @@ class Example:
     rejected: str | None = None
     source: str
     columns: Mapping[str, Any] = field(default_factory=dict)
+
+    def column(self, name: str) -> Any:
+        """The answer for "answer", else the further column of that name; None where the row has none."""
+        return self.answer if name == "answer" else self.columns.get(name)
 
 
 @runtime_checkable

@@ -86,6 +86,22 @@ def test_a_row_that_cannot_be_used_is_told_with_file_and_line(
     assert not (tmp_path / "qvl-runs").exists()
 
 
+@pytest.mark.parametrize("where", ["reward", "evaluation"])
+def test_a_row_without_what_judges_it_is_told(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path, images: Path, where: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(ROW + '{"image": "images/1.png", "question": "Where?"}\n')
+    rows = "{format: jsonl, path: rows.jsonl}"
+    text = JOB.replace("uses: sft", "uses: grpo")
+    if where == "evaluation":
+        text = JOB.replace("{format: jsonl, path: rows.jsonl}", "{format: spatial_scenes}")
+        text += f"evaluation: {{data: {rows}}}\n"
+    done = qvl_run("validate", job_file(text))
+    assert done.returncode == 2
+    assert "rows.jsonl:2:1" in done.stderr
+    assert 'lacks "answer"' in done.stderr
+
+
 def test_rows_that_are_right_pass(
     job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path, images: Path
 ) -> None:

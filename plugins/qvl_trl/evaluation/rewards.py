@@ -23,7 +23,7 @@ class WeightedReward:
 
     def score(self, completions: Sequence[str], examples: Sequence[Example]) -> list[float]:
         """One number a completion, unweighted; `examples[i]` is the row behind `completions[i]`."""
-        columns = {name: [_column(e, name) for e in examples] for name in self.reward.columns}
+        columns = {name: [e.column(name) for e in examples] for name in self.reward.columns}
         return self.reward.score(completions, columns=columns, options=self.options)
 
 
@@ -47,7 +47,7 @@ def check_columns(examples: Sequence[Example], rewards: Sequence[WeightedReward]
     for example in examples:
         for weighted in rewards:
             for name in sorted(weighted.reward.columns):
-                if _column(example, name) is None:
+                if example.column(name) is None:
                     raise DataError(
                         f'the row lacks "{name}", which the reward {weighted.reward.name} reads',
                         source=example.source,
@@ -68,7 +68,3 @@ def mean_reward(
         given = greedy_answers(policy, batch, max_new_tokens=max_new_tokens)
         total += sum(w.weight * sum(w.score(given, batch)) for w in rewards)
     return total / len(examples)
-
-
-def _column(example: Example, name: str) -> Any:
-    return example.answer if name == "answer" else example.columns.get(name)

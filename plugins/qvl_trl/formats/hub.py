@@ -38,6 +38,7 @@ class Hub:
                 "type": ["string", "null"],
                 "minLength": 1,
                 "default": None,
+                "examples": ["messages"],
             },
             "instruction": {
                 "title": "Instruction",
@@ -45,6 +46,7 @@ class Hub:
                 "type": ["string", "null"],
                 "minLength": 1,
                 "default": None,
+                "examples": ["Answer with one word."],
             },
         },
     }

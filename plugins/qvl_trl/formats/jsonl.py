@@ -40,6 +40,7 @@ def column_schema(*names: str) -> dict[str, Any]:
             "type": "string",
             "minLength": 1,
             "default": name,
+            "examples": [name],
         }
         for name in names
     }

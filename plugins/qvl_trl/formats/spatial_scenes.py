@@ -37,12 +37,14 @@ class SpatialScenes:
                 "a description of the picture.",
                 "enum": ["auto", "describe"],
                 "default": "auto",
+                "examples": ["describe"],
             },
             "split": {
                 "title": "Split",
                 "description": "No scene is in both.",
                 "enum": ["train", "test"],
                 "default": "train",
+                "examples": ["test"],
             },
             "size": {
                 "title": "Rows",
@@ -50,6 +52,7 @@ class SpatialScenes:
                 "type": "integer",
                 "minimum": 1,
                 "default": 256,
+                "examples": [500],
             },
             "seed": {
                 "title": "Seed",
@@ -57,6 +60,7 @@ class SpatialScenes:
                 "type": "integer",
                 "minimum": 0,
                 "default": 0,
+                "examples": [1],
             },
             "image_size": {
                 "title": "Picture size",
@@ -65,6 +69,7 @@ class SpatialScenes:
                 "minimum": 32,
                 "maximum": 1024,
                 "default": 96,
+                "examples": [128],
             },
         },
     }

@@ -36,22 +36,10 @@ def _rows(data: DataSettings | None) -> int | None:
 
 def check_common(settings: StageSettings) -> Iterator[Finding]:
     """What no stage on TRL's trainers can do."""
-    model, training = settings.model, settings.training
-    if model.lora is None and model.quantization != "none":
-        yield (
-            "model.quantization",
-            f"{model.quantization} weights cannot be trained themselves: add lora, or take none",
-        )
+    model = settings.model
     targets = model.lora.target_modules if model.lora else ()
     if isinstance(targets, tuple) and any(t.split(".")[-1] == "lm_head" for t in targets):
         yield (
             "model.lora.target_modules",
             "an adapter on lm_head would never be trained: TRL reads that layer's weights directly",
         )
-    if training.warmup_ratio and training.lr_scheduler_type == "constant":
-        yield (
-            "training.warmup_ratio",
-            "the scheduler constant has no warm-up: use constant_with_warmup",
-        )
-    if model.image_tokens and model.image_tokens[0] > model.image_tokens[1]:
-        yield "model.image_tokens", "the least number of tokens is larger than the most"

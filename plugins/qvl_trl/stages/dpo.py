@@ -27,6 +27,7 @@ class DpoStage:
                 "type": "number",
                 "exclusiveMinimum": 0,
                 "default": 0.1,
+                "examples": [0.1],
             },
             "loss_type": {
                 "title": "Loss",
@@ -34,6 +35,7 @@ class DpoStage:
                 "of it, as TRL names them.",
                 "enum": ["sigmoid", "hinge", "ipo", "apo_zero", "apo_down", "sigmoid_norm"],
                 "default": "sigmoid",
+                "examples": ["sigmoid"],
             },
             "label_smoothing": {
                 "title": "Label smoothing",
@@ -42,6 +44,7 @@ class DpoStage:
                 "minimum": 0,
                 "exclusiveMaximum": 0.5,
                 "default": 0.0,
+                "examples": [0.1],
             },
         },
     }
@@ -60,6 +63,10 @@ class DpoStage:
                 "with.label_smoothing",
                 f"the loss {settings.options['loss_type']} does not read it: only sigmoid does",
             )
+
+    def columns(self, settings: StageSettings) -> frozenset[str]:  # noqa: ARG002
+        """None beside those of the kind."""
+        return frozenset()
 
     def run(self, ctx: StageContext) -> StageResult:
         """Train. Raises StageStopped and StageError."""

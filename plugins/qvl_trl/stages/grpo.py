@@ -28,12 +28,14 @@ REWARD = {
             "description": "Factor of this reward in the sum.",
             "type": "number",
             "default": 1.0,
+            "examples": [0.5],
         },
         "with": {
             "title": "Options",
             "description": "Options of the reward, as its plugin describes them.",
             "type": "object",
             "default": {},
+            "examples": [{"max_words": 20}],
         },
     },
 }
@@ -56,6 +58,7 @@ class GrpoStage:
                 "type": "integer",
                 "minimum": 2,
                 "default": 4,
+                "examples": [4],
             },
             "max_completion_length": {
                 "title": "Completion length",
@@ -63,6 +66,7 @@ class GrpoStage:
                 "type": "integer",
                 "minimum": 1,
                 "default": 200,
+                "examples": [256],
             },
             "temperature": {
                 "title": "Temperature",
@@ -70,6 +74,7 @@ class GrpoStage:
                 "type": "number",
                 "exclusiveMinimum": 0,
                 "default": 1.0,
+                "examples": [0.9],
             },
             "beta": {
                 "title": "Beta",
@@ -78,6 +83,7 @@ class GrpoStage:
                 "type": "number",
                 "minimum": 0,
                 "default": 0.04,
+                "examples": [0.0],
             },
             "loss_type": {
                 "title": "Loss",
@@ -85,6 +91,7 @@ class GrpoStage:
                 "all tokens, dr_grpo by the greatest length.",
                 "enum": ["dapo", "grpo", "bnpo", "dr_grpo"],
                 "default": "dapo",
+                "examples": ["grpo"],
             },
             "rewards": {
                 "title": "Rewards",
@@ -93,6 +100,9 @@ class GrpoStage:
                 "minItems": 1,
                 "items": REWARD,
                 "default": ["exact_answer"],
+                "examples": [
+                    ["exact_answer", {"name": "brevity", "weight": 0.2, "with": {"max_words": 20}}]
+                ],
             },
         },
     }
@@ -127,6 +137,12 @@ class GrpoStage:
             )
         for entry in options["rewards"]:
             yield from _check_reward(entry, at="with.rewards")
+
+    def columns(self, settings: StageSettings) -> frozenset[str]:
+        """What its rewards read."""
+        names = [e if isinstance(e, str) else e["name"] for e in settings.options["rewards"]]
+        rewards = [plugins.load("qvl.rewards", name) for name in names]
+        return frozenset().union(*(reward.columns for reward in rewards))
 
     def run(self, ctx: StageContext) -> StageResult:
         """Train. Raises StageStopped and StageError."""

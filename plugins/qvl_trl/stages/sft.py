@@ -33,6 +33,10 @@ class SftStage:
         """See `check_common`."""
         return check_common(settings)
 
+    def columns(self, settings: StageSettings) -> frozenset[str]:  # noqa: ARG002
+        """None beside those of the kind."""
+        return frozenset()
+
     def run(self, ctx: StageContext) -> StageResult:
         """Train. Raises StageStopped and StageError."""
         from qvl_trl.training.course import run_stage

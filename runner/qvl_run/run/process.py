@@ -68,10 +68,19 @@ class ChildProcess:
         self._popen.wait()
 
 
+_UNLESS_SET = {
+    # TRL reports its use when a trainer is made: nobody asked the user.
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # A stage trains on one GPU; with more in sight TRL refuses to start.
+    "CUDA_VISIBLE_DEVICES": "0",
+}
+
+
 def environment(storage: Path, *, drive: bool) -> dict[str, str]:
     """Variables of the child. With a drive, downloads are kept on it, in the folders the guide names, unless the
     user has set their own."""
     env = {"PYTHONFAULTHANDLER": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    env |= {name: value for name, value in _UNLESS_SET.items() if name not in os.environ}
     if drive:
         caches = {"HF_HUB_CACHE": "hf_cache", "HF_DATASETS_CACHE": "datasets_cache"}
         mine = {"HF_HUB_CACHE", "HF_HOME", "HF_DATASETS_CACHE"} & set(os.environ)

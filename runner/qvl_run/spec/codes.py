@@ -28,7 +28,7 @@ CODES: Mapping[str, Code] = {
     ),
     "QVL002": Code(
         title="a file is no job file by its size or its encoding",
-        text="A job file is UTF-8 text of at most 192,000 bytes, nested at most 60 deep, with at most 50,000 nodes "
+        text="A job file is UTF-8 text of at most 128,000 bytes, nested at most 60 deep, with at most 50,000 nodes "
         "once its aliases are expanded. Real jobs are far smaller; the bounds keep a damaged or hostile file from "
         "taking time and memory.",
     ),

@@ -16,7 +16,7 @@ from typing import Any
 from qvl_run.spec.diagnostic import Diagnostic, JobError, Span
 from qvl_run.spec.tree import Entry, Items, Map, Reset, Scalar, Tree, Value
 
-MAX_BYTES = 192_000
+MAX_BYTES = 128_000
 """More than any job has, and little enough to be read in about a second."""
 MAX_NODES = 50_000
 MAX_DEPTH = 60

@@ -56,6 +56,10 @@ class CountStage:
         if fail_at is not None and fail_at > to:
             yield "with.fail_at", f"fail_at is {fail_at}, but the count ends at {to}"
 
+    def columns(self, settings: StageSettings) -> frozenset[str]:  # noqa: ARG002
+        """It reads no rows."""
+        return frozenset()
+
     def run(self, ctx: StageContext) -> StageResult:
         """Count, with a checkpoint every `save_steps` numbers."""
         to, fail_at = ctx.settings.options["to"], ctx.settings.options["fail_at"]
