@@ -17,7 +17,9 @@ from qvl_run.spec.diagnostic import Diagnostic, JobError, Span
 from qvl_run.spec.tree import Entry, Items, Map, Reset, Scalar, Tree, Value
 
 MAX_BYTES = 128_000
-"""More than any job has, and little enough to be read in about a second."""
+MAX_MARKS = 30_000
+"""Line ends, colons, commas and the like: what the parser's time goes by. Both bounds are more than any job has (one of
+2,000 lines has about 6,000), and little enough to be read in about a second."""
 MAX_NODES = 50_000
 MAX_DEPTH = 60
 BRACKETS = 200
@@ -72,6 +74,8 @@ def parse(text: str, *, file: str) -> Tree:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
 
+    if sum(map(text.count, "\n:,[{-?&*")) > MAX_MARKS:
+        raise JobError([_finding("QVL002", "the file holds more than a job can", Span(file, 1, 1))])
     if place := _too_deep(text):
         message = f"the file is nested deeper than {MAX_DEPTH}"
         raise JobError([_finding("QVL002", message, Span(file, *place))])
