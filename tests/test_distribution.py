@@ -128,5 +128,6 @@ def test_the_wheel_validates_a_shipped_job_in_an_empty_environment(
         [qvl_run, "cpu_quickstart"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert run.returncode == 3
+    assert "error[QVL410]: training needs torch, transformers" in run.stderr
     assert 'pip install "qvl-run[train]"' in run.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["env"]

@@ -80,6 +80,7 @@ def test_a_row_that_cannot_be_used_is_told_with_file_and_line(
     (tmp_path / "rows.jsonl").write_text(ROW + row + ROW)
     done = qvl_run(*verb, job_file(JOB))
     assert done.returncode == 2, done.stdout
+    assert "error[QVL301]" in done.stderr
     assert "rows.jsonl:2:1" in done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -128,7 +129,7 @@ def test_a_job_for_a_gpu_is_refused_where_there_is_none(qvl_run: Command, tmp_pa
     done = qvl_run("t4_full_pipeline", env={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 3
     assert "no GPU was found" in done.stderr
-    assert "Drive is not mounted" in done.stderr
+    assert "error[QVL411]: Google Drive is not mounted" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,10 +138,10 @@ def test_a_job_for_a_gpu_is_refused_where_there_is_none(qvl_run: Command, tmp_pa
     [
         (["plan", "JOB", "--assume", "t5"], 'did you mean "t4"?'),
         (["plan", "JOB", "--stage", "stf"], "sft"),
-        (["JOB", "--stage", "stf"], "sft"),
-        (["nothing.yaml"], "there is no file nothing.yaml"),
+        (["JOB", "--stage", "stf"], "error[QVL010]"),
+        (["nothing.yaml"], "error[QVL001]: there is no file nothing.yaml"),
         (["JOB", "--from-scratch", "--resume-from", "x"], "contradict"),
-        (["JOB", "--resume-from", "nowhere"], "there is no such folder"),
+        (["JOB", "--resume-from", "nowhere"], "error[QVL011]: --resume-from"),
         (["t4_full_pipeline", "--init-from", "x"], "--init-from needs --stage"),
     ],
 )

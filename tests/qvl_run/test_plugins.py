@@ -35,6 +35,7 @@ def test_a_plugin_that_fails_to_import_names_its_distribution(
     assert done.returncode == 2
     assert "broken_one 1.0 cannot be imported: ModuleNotFoundError" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "error[QVL205]" in done.stderr
     assert "job.yaml:5:13" in done.stderr
     listing = qvl_run("plugins", env=env)
     assert listing.returncode == 0
