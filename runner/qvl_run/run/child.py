@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_run import plugins
-from qvl_run.contract import StageError, StageStopped
+from qvl_run.contract import StageError, StageResult, StageStopped
 from qvl_run.faults import RUNNER_PID, crash_point
 from qvl_run.run.attempt import AttemptFolder
 from qvl_run.run.context import ChildContext
@@ -44,6 +44,7 @@ def main(folder: AttemptFolder) -> int:
             "measures": {name: list(pair) for name, pair in result.measures.items()},
             "usage": result.usage,
         }
+        _write_usage(result)
         context.commit_output(result.output, step=result.steps, facts=facts)
         folder.write("result", {"output": str(result.output)})
     except StageStopped:
@@ -53,6 +54,13 @@ def main(folder: AttemptFolder) -> int:
         traceback.print_exc()
         return FAILED
     return 0
+
+
+def _write_usage(result: StageResult) -> None:
+    """Leave the lines that load the output beside it."""
+    if result.usage:
+        text = "# Run this in the folder that it lies in.\n" + result.usage.replace("{path}", ".")
+        (result.output / "usage.py").write_text(text, encoding="utf-8")
 
 
 def _described(error: BaseException) -> dict[str, Any]:

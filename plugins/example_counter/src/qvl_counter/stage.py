@@ -86,7 +86,7 @@ class CountStage:
             output=output,
             steps=to,
             measures={"sum": (None, float(state["sum"]))},
-            usage="cat {path}/sum.json",
+            usage='print(open("{path}/sum.json").read())\n',
         )
 
 
