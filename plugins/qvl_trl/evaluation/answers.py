@@ -1,9 +1,11 @@
-"""Greedy answers to the questions of examples, in batches."""
+"""Answers to the questions of examples, greedy or sampled, in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from transformers import GenerationConfig
 
 from qvl_run.contract import DataError, Example, StageContext
@@ -33,6 +35,35 @@ def greedy_answers(
     policy: Policy, examples: Sequence[Example], *, max_new_tokens: int
 ) -> list[str]:
     """The most likely answer to each question, token by token, without special tokens. One batch."""
+    return _answers(policy, examples, max_new_tokens=max_new_tokens, do_sample=False)
+
+
+def sampled_answers(
+    policy: Policy,
+    examples: Sequence[Example],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> list[str]:
+    """An answer to each question, sampled as GRPO samples. One batch. Leaves the random state as it was."""
+    devices = [policy.model.device] if policy.model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        return _answers(
+            policy,
+            examples,
+            max_new_tokens=max_new_tokens,
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+        )
+
+
+def _answers(
+    policy: Policy, examples: Sequence[Example], *, max_new_tokens: int, **sampling: Any
+) -> list[str]:
     processor, model = policy.processor, policy.model
     prompts = [
         processor.apply_chat_template(
@@ -46,12 +77,12 @@ def greedy_answers(
     ).to(model.device)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
         num_beams=1,
         use_cache=True,
         eos_token_id=end_tokens(policy),
         pad_token_id=processor.tokenizer.pad_token_id,
         suppress_tokens=vision_tokens(policy),
+        **sampling,
     )
     with policy.inference():
         output = model.generate(**inputs, generation_config=config)

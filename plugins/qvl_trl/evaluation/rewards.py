@@ -8,9 +8,12 @@ from typing import Any
 
 from qvl_run import plugins
 from qvl_run.contract import DataError, Example, Reward, StageContext
-from qvl_trl.evaluation.answers import greedy_answers
+from qvl_trl.evaluation.answers import sampled_answers
 from qvl_trl.evaluation.batches import batches
 from qvl_trl.policy.load import Policy
+
+SAMPLES = 4
+"""Answers sampled for each held-out prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +64,16 @@ def mean_reward(
     rewards: Sequence[WeightedReward],
     *,
     max_new_tokens: int,
+    temperature: float,
 ) -> float:
-    """Mean over `examples` of the weighted sum of rewards of the greedy answer."""
+    """Mean over `SAMPLES` answers to each of `examples`, sampled as in training, of the weighted sum of rewards: what
+    GRPO raises. The same seeds each time, so that two models are compared on equal terms."""
     total = 0.0
-    for batch in batches(ctx, examples, size=ctx.settings.training.per_device_train_batch_size):
-        given = greedy_answers(policy, batch, max_new_tokens=max_new_tokens)
+    repeated = [example for example in examples for _ in range(SAMPLES)]
+    size = ctx.settings.training.per_device_train_batch_size
+    for number, batch in enumerate(batches(ctx, repeated, size=size)):
+        given = sampled_answers(
+            policy, batch, max_new_tokens=max_new_tokens, temperature=temperature, seed=number
+        )
         total += sum(w.weight * sum(w.score(given, batch)) for w in rewards)
-    return total / len(examples)
+    return total / len(repeated)

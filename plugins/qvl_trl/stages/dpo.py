@@ -46,6 +46,15 @@ class DpoStage:
                 "default": 0.0,
                 "examples": [0.1],
             },
+            "sft_weight": {
+                "title": "SFT weight",
+                "description": "Weight of the chosen answers' own loss, added to the preference loss (Pang et al. "
+                "2024, arXiv:2404.19733). Above 0 it keeps DPO from making both answers of a pair unlikely.",
+                "type": "number",
+                "minimum": 0,
+                "default": 0.0,
+                "examples": [1.0],
+            },
         },
     }
 

@@ -6,7 +6,7 @@ the full model's folder once more. Dropout is off, so that the loss starts at ln
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trl import DPOConfig, DPOTrainer
@@ -17,6 +17,14 @@ from qvl_trl.policy.load import Policy
 from qvl_trl.training.arguments import training_arguments
 from qvl_trl.training.callback import RunnerCallback
 from qvl_trl.training.lengths import check_lengths
+
+
+def _losses(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The preference loss, and where it has a weight the chosen answers' own."""
+    names, weights = [options["loss_type"]], [1.0]
+    if options["sft_weight"]:
+        names, weights = [*names, "sft"], [*weights, options["sft_weight"]]
+    return {"loss_type": names, "loss_weights": weights}
 
 
 class Dpo:
@@ -40,7 +48,7 @@ class Dpo:
             **training_arguments(settings, output_dir=ctx.scratch / "checkpoints"),
             max_length=settings.training.max_seq_length,
             beta=settings.options["beta"],
-            loss_type=[settings.options["loss_type"]],
+            **_losses(settings.options),
             label_smoothing=settings.options["label_smoothing"],
             disable_dropout=True,
         )

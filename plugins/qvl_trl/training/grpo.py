@@ -75,11 +75,18 @@ class Grpo:
         return trainer, callback
 
     def score(self, ctx: StageContext, policy: Policy, examples: Sequence[Example]) -> float:
-        """Mean weighted reward of greedy answers."""
+        """Mean weighted reward of sampled answers."""
         options = ctx.settings.options
         rewards = load_rewards(options["rewards"])
         length = options["max_completion_length"]
-        return mean_reward(ctx, policy, examples, rewards, max_new_tokens=length)
+        return mean_reward(
+            ctx,
+            policy,
+            examples,
+            rewards,
+            max_new_tokens=length,
+            temperature=options["temperature"],
+        )
 
 
 class RolloutCallback(RunnerCallback):

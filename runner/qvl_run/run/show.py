@@ -26,6 +26,11 @@ _SECTIONS = {
 }
 
 
+_STEPPING = {"step", "rollout", "save"}
+_TELLING = ("loss", "reward", "rewards/accuracies", "rewards/margins", "kl", "learning_rate")
+"""Metrics that are shown, where a stage has them; the log has all."""
+
+
 class Show:
     """Lines on `out`; nothing is redrawn, so that a notebook and a log file read the same. `shown`
     takes out what must not be shown."""
@@ -66,6 +71,8 @@ class Show:
         if progress is None:
             return
         section, step = progress["section"], progress["step"]
+        # Steps alternate between these; only their beginning is news.
+        section = "step" if section in _STEPPING else section
         mark = (section, step)
         now = self._clock()
         new_section = section != self._section
@@ -115,15 +122,11 @@ def details(plan: StagePlan) -> list[str]:
 
 
 def _progress_text(progress: Mapping[str, Any]) -> str:
-    text = _SECTIONS.get(progress["section"], progress["section"])
-    if (
-        progress["section"] in ("step", "rollout", "save", "first_step")
-        and progress["step"] is not None
-    ):
-        text += f"  step {progress['step']}" + (
-            f"/{progress['total']}" if progress["total"] else ""
-        )
-    if progress["section"] in ("step", "rollout", "save"):
-        shown = [f"{name} {value:.4g}" for name, value in progress["metrics"].items()][:5]
-        text += "".join(f"  {item}" for item in shown)
+    section, step, total = progress["section"], progress["step"], progress["total"]
+    text = _SECTIONS.get(section, section)
+    if step is not None and section in {*_STEPPING, "first_step"}:
+        text += f"  step {step}" + (f"/{total}" if total else "")
+        metrics = progress["metrics"]
+        told = [name for name in _TELLING if name in metrics] or list(metrics)[:3]
+        text += "".join(f"  {name} {metrics[name]:.3g}" for name in told)
     return f"{text}  ({show_duration(progress['seconds'])})"

@@ -61,7 +61,7 @@ JOB: dict[str, Any] = {
         },
         "dpo": {
             "uses": "dpo", "data": {"format": "rlhf_v", "path": "openbmb/RLHF-V-Dataset", "with": {}},
-            "with": {"beta": 0.2, "loss_type": "sigmoid", "label_smoothing": 0.0},
+            "with": {"beta": 0.2, "loss_type": "sigmoid", "label_smoothing": 0.0, "sft_weight": 0.0},
         },
         "grpo": {
             "uses": "grpo", "init_from": "/some/where", "data": SCENES,
