@@ -230,6 +230,9 @@ def main() -> None:
         # The reader of our output has gone (`qvl-run plan JOB | head`): that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(exit_codes.FAILED)
+    except OSError as error:
+        print(f"a file or folder cannot be used: {error}; nothing was decided", file=sys.stderr)
+        sys.exit(exit_codes.STOPPED)
 
 
 def wants_colour() -> bool:

@@ -150,9 +150,13 @@ def _build(hint: Any, value: Any) -> Any:
             members = [m for m in members if typing.get_origin(m) is tuple] or members
         elif isinstance(value, Mapping):
             members = [m for m in members if dataclasses.is_dataclass(m)] or members
+        elif isinstance(value, float) and int in members and float not in members:
+            return int(value)
         else:
             return value
         return _build(members[0], value)
+    if hint is int and isinstance(value, float):
+        return int(value)  # 1e2: a whole number to JSON Schema, and one here
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_json(typing.cast("type[Any]", hint), value)
     if typing.get_origin(hint) is tuple and isinstance(value, list):

@@ -83,6 +83,13 @@ def write(folder: Path, manifest: Manifest) -> None:
     crash_point(f"{manifest.kind}.after_manifest")
 
 
+def copy(manifest: Manifest, folder: Path) -> None:
+    """Write `manifest` into `folder`, where its files have been copied to."""
+    body = _body(manifest)
+    text = json.dumps({**body, "digest": _digest(body)}, indent=1) + "\n"
+    (folder / NAME).write_text(text, encoding="utf-8")
+
+
 def read(folder: Path) -> Manifest:
     """The manifest of `folder`, its own digest checked. Raises Broken; OSError where the folder cannot be read."""
     try:

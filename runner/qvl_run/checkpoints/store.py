@@ -57,7 +57,11 @@ class FolderStore:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            self._copy(folder, manifest, target)
+            try:
+                self._copy(folder, manifest, target)
+            except OSError:
+                shutil.rmtree(target, ignore_errors=True)
+                raise
         crash_point("mirror.after_manifest")
         return target
 
@@ -90,7 +94,7 @@ class FolderStore:
             (target / entry.name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / entry.name, target / entry.name)
         crash_point("mirror.before_manifest")
-        shutil.copyfile(folder / NAME, target / NAME)
+        manifests.copy(manifest, target)
 
     def _free(self, parent: Path, plain: str, key: str) -> Path:
         number = 1

@@ -216,6 +216,8 @@ def _resume_from(known: StagePlan, folder: Path) -> StagePlan:
             )
         else:
             raise Broken("there is no such folder")
+        if manifest.kind != "checkpoint":
+            raise Broken("it is a finished output, not a checkpoint")
         if manifest.key != known.key:
             changes = "; ".join(identity.differences(manifest.identity, known.identity))
             raise Broken(f"it was made with other settings: {changes}")

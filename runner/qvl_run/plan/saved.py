@@ -19,13 +19,14 @@ def refuse_stale(path: Path, plan: Plan) -> None:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         stages = {stage["name"]: stage for stage in saved["stages"]}
+        fixed = _fixed(saved)
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"--plan: {path} is no saved plan ({error})"
         hint = "make one with: qvl-run plan JOB --json > plan.json"
         raise JobError([Diagnostic(code="QVL012", message=message, hint=hint)]) from None
     # Through JSON and back, so that both sides have the same types; shown as the saved one was.
     now = json.loads(plan.job.shown(json.dumps(to_json(plan))))
-    changes = list(identity.differences(_fixed(saved), _fixed(now)))
+    changes = list(identity.differences(fixed, _fixed(now)))
     for stage in now["stages"]:
         before = stages.pop(stage["name"], {})
         changes += identity.differences(before, stage, f"stages.{stage['name']}")

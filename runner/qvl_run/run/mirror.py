@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from qvl_run.checkpoints import manifest as manifests
 from qvl_run.checkpoints.manifest import NAME, Broken, Manifest
 from qvl_run.checkpoints.store import FolderStore
 
 KEEP = 2
+LAST_TRIES = 10
+"""Sweeps after the stage has ended, for what could not be taken before."""
 INTERVAL = 0.5
 """Seconds between two looks for new checkpoints."""
 
@@ -46,39 +47,46 @@ class Mirror:
     def _watch(self) -> None:
         while not self._stop.wait(INTERVAL):
             self._sweep()
-        self._sweep()
+        for _ in range(LAST_TRIES):
+            if self._sweep():
+                return
+            time.sleep(INTERVAL)
 
-    def _sweep(self) -> None:
-        for path in sorted(self._work.glob(f"**/checkpoint-*/{NAME}"), key=_step):
-            if path.parent not in self._done:
-                self._done.add(path.parent)
-                self._take(path.parent)
+    def _sweep(self) -> bool:
+        """Take what is new; whether all of it was taken. What was not is tried again at the next sweep."""
+        try:
+            found = sorted(self._work.glob(f"**/checkpoint-*/{NAME}"), key=_step)
+        except OSError:
+            # The stage removed a folder of its own while it was being looked into.
+            return False
+        new = [path.parent for path in found if path.parent not in self._done]
+        self._done |= {folder for folder in new if self._take(folder)}
+        return all(folder in self._done for folder in new)
 
-    def _take(self, folder: Path) -> None:
-        retrying = Retrying(
-            retry=retry_if_exception_type(OSError),
-            stop=stop_after_attempt(4),
-            wait=wait_exponential(max=8),
-            sleep=self._sleep,
-            reraise=True,
-        )
+    def _take(self, folder: Path) -> bool:
         try:
             manifest = manifests.read(folder)
-            retrying(self._store.put, folder, manifest)
-            retain(self._store, manifest)
-            self._taken.append(folder)
-            if len(self._taken) > KEEP:
-                # Taken is not uploaded: on a mounted drive the newest stay on this disk too.
-                shutil.rmtree(self._taken.pop(0), ignore_errors=True)
+            self._store.put(folder, manifest)
         except (OSError, Broken) as error:
             if not self._told:
                 self._told = True
                 self._tell(
-                    f"a checkpoint could not be taken to {self._store.root}: {error}; training goes on"
+                    f"a checkpoint could not be taken to {self._store.root} yet: {error}; "
+                    "training goes on, and it will be tried again"
                 )
-
-    def _sleep(self, seconds: float) -> None:
-        self._stop.wait(seconds)
+            return False
+        if self._told:
+            self._told = False
+            self._tell(f"checkpoints reach {self._store.root} again")
+        try:
+            retain(self._store, manifest)
+        except OSError as error:
+            self._tell(f"older checkpoints could not be deleted: {error}")
+        self._taken.append(folder)
+        if len(self._taken) > KEEP:
+            # Taken is not uploaded: on a mounted drive the newest stay on this disk too.
+            shutil.rmtree(self._taken.pop(0), ignore_errors=True)
+        return True
 
 
 def retain(store: FolderStore, newest: Manifest) -> None:

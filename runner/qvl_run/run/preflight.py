@@ -45,6 +45,14 @@ def preflight(job: Job, machine: Machine, where: Places) -> Iterator[Diagnostic]
             span=job.document.span(("storage", "drive")),
             hint='in a cell of the notebook: from google.colab import drive; drive.mount("/content/drive")',
         )
+    elif where.drive and not where.storage.exists() and not where.storage.parent.is_dir():
+        # Made by us, it would lie under a mount point that nothing is mounted at, and all would start anew.
+        yield Diagnostic(
+            code="QVL411",
+            message=f"there is no folder {where.storage.parent} to hold storage.drive",
+            span=job.document.span(("storage", "drive")),
+            hint="mount the drive, or make the folder",
+        )
     if job.hardware.min_disk is not None:
         free = shutil.disk_usage(_existing(where.scratch)).free
         if free < job.hardware.min_disk:

@@ -56,6 +56,11 @@ def classify(error: Mapping[str, Any] | None, returncode: int) -> Failure:
             expected=error["expected"],
             traceback=error["traceback"],
         )
+    if returncode == 0:
+        message = (
+            "the stage ended well, but what it left is no whole output in a folder called final"
+        )
+        return Failure(failure="error", message=message)
     if returncode < 0:
         name = signal.Signals(-returncode).name
         more = " (perhaps by the kernel, for want of memory)" if name == "SIGKILL" else ""

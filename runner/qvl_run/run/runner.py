@@ -109,7 +109,8 @@ class Run:
                 break
         self.events.add("run_ended", ending=outcome.ending)
         self._publish()
-        outputs = tuple(plan.manifest for plan in done.values() if plan.manifest)
+        finished = (plan for plan in done.values() if plan.state == "done")
+        outputs = tuple(plan.manifest for plan in finished if plan.manifest)
         return replace(outcome, outputs=outputs)
 
     def _feeds(self, name: str) -> bool:
@@ -148,9 +149,9 @@ class Run:
             folder, returncode = self._attempt(plan)
             self._publish()
             error = folder.read("error")
-            if returncode == 0 and folder.read("result"):
-                # The next round finds the output, verified, and with it that the stage is done.
-                choices = replace(choices, resume_from=None)
+            choices = replace(choices, resume_from=None)
+            after = self._plan(spec, done, choices)
+            if returncode == 0 and folder.read("result") and after.state == "done":
                 continue
             if returncode == STOPPED or self.machinery.stop() or self._session_over():
                 return Outcome(ending="stopped", stage=plan, log=folder.log)
@@ -158,8 +159,7 @@ class Run:
             self.events.add(
                 "attempt_failed", stage=spec.name, failure=failure.failure, message=failure.message
             )
-            choices = replace(choices, resume_from=None)
-            progressed = self._plan(spec, done, choices).step > plan.step
+            progressed = after.step > plan.step
             without_progress = 0 if progressed else without_progress
             decision = recovery.decide(
                 failure,
@@ -221,8 +221,8 @@ class Run:
             wish = self.machinery.stop()
             if (wish or self._session_over()) and asked_at is None:
                 asked_at = self.machinery.clock()
-                self.machinery.show.stopping(wish > 0)
                 process.ask_to_stop()
+                self.machinery.show.stopping(wish > 0)
             if wish > 1 or (asked_at is not None and self.machinery.clock() - asked_at > GRACE):
                 process.kill()
         self.machinery.show.progress(plan, folder.read("progress"), last=True)

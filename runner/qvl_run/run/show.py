@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -50,8 +51,11 @@ class Show:
         self._section: str | None = None
 
     def line(self, text: str = "") -> None:
-        """One line."""
-        print(self._shown(text), file=self._out, flush=True)
+        """One line. A reader that has gone, or a terminal that lacks a character, never ends a run."""
+        encoding = getattr(self._out, "encoding", None) or "utf-8"
+        plain = self._shown(text).encode(encoding, "replace").decode(encoding)
+        with suppress(OSError, ValueError):
+            print(plain, file=self._out, flush=True)
 
     def warn(self, text: str) -> None:
         """Something that the user should know and that stops nothing."""

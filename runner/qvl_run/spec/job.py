@@ -6,6 +6,7 @@ the plan.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any, Literal
 from qvl_run.settings import DataSettings, EvaluationSettings, TrainingSettings
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.document import Document
+
+SHORTEST_SECRET = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,5 +83,7 @@ class Job:
     def shown(self, text: str) -> str:
         """`text` without the values of environment variables."""
         for value, name in sorted(self.env.items(), key=lambda item: len(item[0]), reverse=True):
-            text = text.replace(value, name)
+            # A value of a few characters is no secret, and would be found inside of numbers and words.
+            if len(value) >= SHORTEST_SECRET:
+                text = text.replace(value, name).replace(json.dumps(value)[1:-1], name)
         return text

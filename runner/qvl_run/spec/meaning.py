@@ -20,13 +20,14 @@ from qvl_run.spec.resolve import model_settings, provisional_settings
 from qvl_run.units import show_size
 
 At = tuple[Key, ...]
+SHORTEST_SESSION = 1200.0
 LONG = 50
 """Steps from which on a stage is too long to be lost, so that the default save interval is spoken of too."""
 
 
 def meaning_findings(job: Job) -> Iterator[Diagnostic]:
     """What every check finds."""
-    for check in (_tier, _storage, _stage_folders):
+    for check in (_tier, _session, _storage, _stage_folders):
         yield from check(job)
     for stage in job.stages:
         for stage_check in _STAGE_CHECKS:
@@ -144,6 +145,17 @@ def _tier(job: Job) -> Iterator[Diagnostic]:
     elif gpu.vram < wants.min_vram:
         message = f"a {wants.tier} has {show_size(gpu.vram)}, less than the {show_size(wants.min_vram)} asked for"
         yield _finding(job, "QVL217", message, span)
+
+
+def _session(job: Job) -> Iterator[Diagnostic]:
+    """A run saves and stops some minutes before the session's end: a short session would be over at its start."""
+    session = job.hardware.max_session
+    if session is not None and session < SHORTEST_SESSION:
+        message = (
+            "a session this short has no time to train: the run stops 10 minutes before its end"
+        )
+        span = job.document.span(("hardware", "max_session"))
+        yield _finding(job, "QVL217", message, span, "at least 20min, or leave it out")
 
 
 def _storage(job: Job) -> Iterator[Diagnostic]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -61,17 +62,18 @@ def main(job: str, *, saved: str | None, **options: Any) -> int:
             file=sys.stderr,
         )
         return exit_codes.STOPPED
-    return _finish(show, outcome, job)
+    return _finish(show, outcome, _again())
 
 
 def _count_interrupts() -> list[int]:
-    """Collects SIGINT and SIGTERM: the first asks to save and stop, the second to end at once."""
+    """Collects SIGINT, SIGTERM and SIGHUP (a closed terminal): the first asks to save and stop, the second to end
+    at once."""
     seen: list[int] = []
 
     def note(number: int, _: object) -> None:
         seen.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, note)
     return seen
 
@@ -84,7 +86,12 @@ def _greet(show: Show, job: Job, machine: Machine, where: Places) -> None:
     show.line(f"results in {where.storage}")
 
 
-def _finish(show: Show, outcome: Outcome, job: str) -> int:
+def _again() -> str:
+    """This command once more, but for what must not be repeated."""
+    return shlex.join(["qvl-run", *(a for a in sys.argv[1:] if a != "--from-scratch")])
+
+
+def _finish(show: Show, outcome: Outcome, command: str) -> int:
     if outcome.outputs:
         _table(outcome)
     if outcome.ending == "done":
@@ -94,13 +101,13 @@ def _finish(show: Show, outcome: Outcome, job: str) -> int:
             show.line(f"\nThe result is in {outcome.folder}. To load it:\n\n{usage}")
         return exit_codes.DONE
     if outcome.ending == "stopped":
-        show.line(f"\nstopped early; to go on: qvl-run {job}")
+        show.line(f"\nstopped early; to go on: {command}")
         return exit_codes.STOPPED
     if outcome.ending == "broken" and outcome.stage:
         show.line(
             f"\nnone of the checkpoints of {outcome.stage.spec.name} is whole, so nothing was started.\n"
             "If uploads may still arrive, wait and run the same command again. To give them up:\n"
-            f"  qvl-run {job} --stage {outcome.stage.spec.name} --from-scratch"
+            f"  {command} --stage {outcome.stage.spec.name} --from-scratch"
         )
         return exit_codes.BROKEN
     if outcome.ending == "no_input" and outcome.stage:

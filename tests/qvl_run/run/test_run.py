@@ -148,7 +148,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     )
     _wait_for(
         lambda: any(
-            json.loads(p.read_text())["step"] or 0 > 5 for p in tmp_path.rglob("progress.json")
+            (json.loads(p.read_text())["step"] or 0) > 5 for p in tmp_path.rglob("progress.json")
         )
     )
     runner.send_signal(signal.SIGINT)
