@@ -20,6 +20,8 @@ from qvl_run.spec.job import StageSpec
 from qvl_run.spec.paths import expanded
 from qvl_run.spec.resolve import model_settings
 
+HASHED = 1024**3
+"""Bytes up to which a file counts by its content: every adapter, and small models."""
 _NEUTRAL = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -89,7 +91,7 @@ def folder_digest(folder: Path) -> str:
         raise FileNotFoundError(f"there is no folder {folder}")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         size = path.stat().st_size
-        content = files.sha256(path) if size < 64 * 1024 * 1024 else str(size)
+        content = files.sha256(path) if size < HASHED else str(size)
         digest.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
     return digest.hexdigest()
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -191,6 +192,44 @@ def test_an_error_is_tried_again_from_the_newest_checkpoint(
     assert "RuntimeError: asked to fail at 5" in run.stdout
     assert "resume at step 3 of 10" in run.stdout
     assert outputs(tmp_path)["second"] == SUM
+
+
+def test_a_generation_that_was_given_up_stays_given_up(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path
+) -> None:
+    job = job_file(JOB)
+    (tmp_path / "qvl-runs/counting/checkpoints/first/checkpoint-3").mkdir(parents=True)
+    assert qvl_run(job).returncode == 4
+    for _ in range(2):
+        assert qvl_run(job, "--stage", "first", "--from-scratch").returncode == 0
+    assert qvl_run(job).returncode == 0
+    (tmp_path / "qvl-runs/counting/runs/counting/generations.json").write_text("")
+    damaged = qvl_run(job)
+    assert damaged.returncode == 75
+    assert "generations.json is damaged" in damaged.stderr
+
+
+def test_a_checkpoint_of_another_script_on_another_disk_is_gone_on_from(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path, other_disk: Path
+) -> None:
+    plain = other_disk / "checkpoint-4"
+    plain.mkdir()
+    (plain / "trainer_state.json").write_text('{"global_step": 4, "max_steps": 10}')
+    (plain / "sum.json").write_text('{"step": 4, "sum": 10}')
+    for name in ("optimizer.pt", "scheduler.pt"):
+        with zipfile.ZipFile(plain / name, "w") as archive:
+            archive.writestr("data", "x")
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    weights = len(header).to_bytes(8, "little") + header + bytes(4)
+    (plain / "adapter_model.safetensors").write_bytes(weights)
+    run = qvl_run(job_file(JOB), "--stage", "first", "--resume-from", plain)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "resume at step 4 of 10" in run.stdout
+    assert outputs(tmp_path) == {"first": 55}
+    (plain / "adapter_model.safetensors").write_bytes(weights[:-1])
+    torn = qvl_run(job_file(JOB), "--stage", "first", "--resume-from", plain)
+    assert torn.returncode == 2
+    assert "adapter_model.safetensors has" in torn.stderr
 
 
 def test_recovery_none_is_honoured(
