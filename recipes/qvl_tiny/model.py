@@ -19,7 +19,7 @@ GRID = IMAGE_SIZE // PATCH
 def make_config(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
     """About 2 million parameters; ids of the special tokens are taken from `tokenizer`."""
     hidden = 128
-    # With the usual 0.02 a model this narrow learns nothing for thousands of steps.
+    # With the usual 0.02 a model of this kind learned nothing in 220 s on two cores.
     initializer_range = 0.1
     return Qwen3VLConfig(
         text_config={
