@@ -113,7 +113,7 @@ def quietly(command: list[Any], folder: Path) -> None:
 
 
 def equal(folder: Path) -> bool:
-    """Whether both sides ended with the same weights: the proof that they did the same work."""
+    """Whether both sides ended with the same weights, bit for bit: where they did, they did the same work."""
     from safetensors.torch import load_file
 
     name = "adapter_model.safetensors"

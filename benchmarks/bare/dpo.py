@@ -34,6 +34,7 @@ def main() -> None:
         args=DPOConfig(
             output_dir=str(args.out / "trainer"),
             seed=args.seed,
+            data_seed=args.seed,
             per_device_train_batch_size=16,
             gradient_accumulation_steps=1,
             num_train_epochs=1,

@@ -44,6 +44,7 @@ def main() -> None:
         args=GRPOConfig(
             output_dir=str(args.out / "trainer"),
             seed=args.seed,
+            data_seed=args.seed,
             per_device_train_batch_size=96,
             gradient_accumulation_steps=1,
             num_generations=8,

@@ -35,6 +35,7 @@ def main() -> None:
         args=SFTConfig(
             output_dir=str(args.out / "trainer"),
             seed=args.seed,
+            data_seed=args.seed,
             per_device_train_batch_size=16,
             gradient_accumulation_steps=1,
             num_train_epochs=1,
