@@ -61,6 +61,9 @@ def load_records(data: DataSettings, *, cache: Path) -> Any:
         else:
             records = load_dataset(path, split=split, revision=data.revision, cache_dir=str(cache))
     except (KeyError, ValueError, FileNotFoundError) as error:
+        if _unreachable(error):
+            message = f"the data set {path} cannot be downloaded: {error}"
+            raise StageError(message, failure="download") from error
         raise StageError(
             f"the data set {path} cannot be read: {error}", failure="config"
         ) from error
@@ -73,6 +76,22 @@ def load_records(data: DataSettings, *, cache: Path) -> Any:
     if data.max_samples is not None:
         records = records.select(range(min(data.max_samples, len(records))))
     return _keep_encoded(records)
+
+
+def _unreachable(error: BaseException | None) -> bool:
+    """Whether the hub could not be asked: `datasets` calls that "not found" too."""
+    names = {
+        "LocalEntryNotFoundError",
+        "OfflineModeIsEnabled",
+        "ConnectError",
+        "ConnectTimeout",
+        "ReadTimeout",
+    }
+    while error is not None:
+        if type(error).__name__ in names or isinstance(error, ConnectionError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def fingerprint(data: DataSettings) -> str:
