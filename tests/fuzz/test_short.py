@@ -107,7 +107,7 @@ def mutated(count: int, seed: int) -> Iterator[bytes]:
     ]
     for _ in range(count):
         raw = bytearray(rng.choice(files) or b"a")
-        for _ in range(rng.randint(1, 4)):
+        for _ in range(rng.randint(0, 4)):
             at = rng.randrange(len(raw) + 1)
             kind = rng.randrange(4)
             if kind == 0:
