@@ -19,6 +19,7 @@ from qvl_run.checkpoints.store import FolderStore
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide, identity, origin
 from qvl_run.plan.plan import Plan, StagePlan
+from qvl_run.run.attempt import committed
 from qvl_run.spec.diagnostic import Diagnostic, JobError
 from qvl_run.spec.job import Job, StageSpec
 
@@ -150,7 +151,7 @@ def plan_stage(
         return _resume_from(known, choices.resume_from)
     store = FolderStore(where.storage)
     stored = list(store.folders(spec.name)) if _exists(where.storage) else []
-    local = [p for p in where.attempts(spec.name).glob("attempt-*/work/**/*") if _whole(p)]
+    local = committed(where.attempts(spec.name))
     output = picking.pick([*stored, *local], key=key, stage=spec.name, kind="output")
     if output.manifest:
         return replace(
@@ -245,9 +246,3 @@ def _exists(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _whole(folder: Path) -> bool:
-    # On this machine's disk a folder without a manifest was never handed over: it was being written when the run
-    # died, and counts as not there.
-    return (folder / "manifest.json").exists()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_run import files
+from qvl_run.checkpoints.manifest import NAME as MANIFEST
 from qvl_run.settings import StageSettings, from_json, to_json
 
 
@@ -77,6 +78,13 @@ def next_attempt(parent: Path) -> AttemptFolder:
     """A folder below `parent` that no attempt has used."""
     numbers = [int(p.name.removeprefix("attempt-")) for p in parent.glob("attempt-*")]
     return AttemptFolder(parent / f"attempt-{max(numbers, default=0) + 1:04d}")
+
+
+def committed(parent: Path) -> list[Path]:
+    """What the attempts below `parent` have committed and not handed to storage: folders with a manifest. One without
+    was being written when the run died, and counts as not there."""
+    works = (AttemptFolder(path).work for path in sorted(parent.glob("attempt-*")))
+    return [path.parent for work in works for path in sorted(work.rglob(MANIFEST))]
 
 
 def records(parent: Path, key: str) -> dict[str, Mapping[str, float]]:
