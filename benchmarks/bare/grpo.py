@@ -50,7 +50,7 @@ def main() -> None:
             num_generations=8,
             max_completion_length=8,
             temperature=1.0,
-            beta=0.02,
+            beta=0.0,
             num_train_epochs=1,
             learning_rate=2e-4,
             lr_scheduler_type="linear",
