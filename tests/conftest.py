@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.drive.mount"]
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
