@@ -102,6 +102,10 @@ def _choices(verb: Verb) -> Verb:
 @click.option(
     "--plan", "saved", metavar="FILE", help="Refuse to run if this saved plan no longer holds."
 )
+@click.option("--take-over", is_flag=True, help="Do not wait for another runner that may be gone.")
+@click.option(
+    "--wait-for-drive", is_flag=True, help="At the end, wait until all has reached storage."
+)
 def run(job: str, **options: Any) -> None:
     """Run JOB, or go on with it."""
     from qvl_run.verbs import run as verb

@@ -31,7 +31,10 @@ class StageError(Exception):
     """
 
     def __init__(
-        self, message: str, *, failure: Literal["config", "data", "download", "nan", "error"]
+        self,
+        message: str,
+        *,
+        failure: Literal["config", "data", "download", "nan", "disk", "error"],
     ) -> None:
         super().__init__(message)
         self.failure = failure

@@ -21,6 +21,7 @@ POINTS = (
     "output.before_manifest",
     "output.after_manifest",
     "run.between_stages",
+    "disk.effect",
 )
 RUNNER_PID = "QVL_RUNNER_PID"
 

@@ -35,6 +35,16 @@ def show_size(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def show_share(part: int, whole: int) -> str:
+    """`part` of `whole` bytes in one unit: `1.2 of 3.4 GB`, `3 of 1600 bytes`."""
+    for power, unit in ((3, "GB"), (2, "MB")):
+        if whole >= 1000**power:
+            one, other = (f"{count / 1000**power:.1f}" for count in (part, whole))
+            if one != other:
+                return f"{one} of {other} {unit}"
+    return f"{part} of {whole} bytes"
+
+
 def show_duration(seconds: float) -> str:
     """`seconds` for people: `42 s`, `3 min 5 s`, `2 h 10 min`."""
     whole = round(seconds)

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from qvl_run import files
+from qvl_run.checkpoints.store import Held
+from qvl_run.disk import LOCAL, Disk, files_below, sha256
 from qvl_run.faults import crash_point
+from qvl_run.units import show_share
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -62,53 +64,67 @@ class Manifest:
         return sum(f.size for f in self.files)
 
 
-def entries(folder: Path) -> tuple[FileEntry, ...]:
-    """Every regular file below `folder`, hashed; the manifest itself left out."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != NAME:
-            found.append(FileEntry(name=name, size=path.stat().st_size, sha256=files.sha256(path)))
-    return tuple(found)
+def entries(folder: Path, disk: Disk = LOCAL) -> tuple[FileEntry, ...]:
+    """Every regular file below `folder`, hashed; the manifest itself and hidden files left out."""
+    return tuple(
+        FileEntry(name=name, size=size, sha256=sha256(disk.read(folder / name)))
+        for name, kind, size in files_below(folder, disk)
+        if kind == "file" and not name.rpartition("/")[2].startswith(".") and name != NAME
+    )
 
 
-def write(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest` into `folder`, after its files have reached the disk."""
+def write(folder: Path, manifest: Manifest, disk: Disk = LOCAL) -> None:
+    """Write `manifest` into `folder` on this machine's disk, after its files and their names have reached it. When
+    this returns, the folder survives the loss of power."""
+    folders = {folder}
     for entry in manifest.files:
-        files.sync(folder / entry.name)
+        disk.sync(folder / entry.name)
+        folders |= {folder / parent for parent in PurePosixPath(entry.name).parents}
+    for inner in sorted(folders, reverse=True):
+        disk.sync(inner)
     crash_point(f"{manifest.kind}.before_manifest")
-    body = _body(manifest)
-    files.write_json(folder / NAME, {**body, "digest": _digest(body)})
-    files.sync(folder)
+    temporary = folder / f".{NAME}"
+    disk.write(temporary, [text(manifest).encode()], sync=True)
+    disk.rename(temporary, folder / NAME)
+    disk.sync(folder)
+    disk.sync(folder.parent)
     crash_point(f"{manifest.kind}.after_manifest")
 
 
-def copy(manifest: Manifest, folder: Path) -> None:
-    """Write `manifest` into `folder`, where its files have been copied to."""
+def text(manifest: Manifest) -> str:
+    """The content of the file."""
     body = _body(manifest)
-    text = json.dumps({**body, "digest": _digest(body)}, indent=1) + "\n"
-    (folder / NAME).write_text(text, encoding="utf-8")
+    return json.dumps({**body, "digest": _digest(body)}, indent=1) + "\n"
 
 
-def read(folder: Path) -> Manifest:
-    """The manifest of `folder`, its own digest checked. Raises Broken; OSError where the folder cannot be read."""
+def read(held: Held) -> Manifest:
+    """The manifest of `held`, its own digest checked. Raises Broken; OSError where the store cannot be read."""
     try:
-        text = (folder / NAME).read_text(encoding="utf-8")
+        content = b"".join(held.read(NAME)).decode("utf-8")
     except FileNotFoundError:
         raise Broken(
             "has no manifest: it was not written to its end, or not uploaded to its end"
         ) from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise Broken("its manifest is no file") from None
+    except PermissionError as error:
+        raise Broken(f"its manifest cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise Broken("its manifest is damaged") from None
+    return parse(content)
+
+
+def parse(content: str) -> Manifest:
+    """The manifest that `content` is. Raises Broken."""
     try:
-        body = json.loads(text)
+        body = json.loads(content)
         digest = body.pop("digest")
         whole = body["format"] == FORMAT and digest == _digest(body)
         entries = tuple(FileEntry(**entry) for entry in body.pop("files"))
         body.pop("format")
         manifest = Manifest(files=entries, **body)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise Broken(f"its manifest is damaged ({len(text)} characters)") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Broken(f"its manifest is damaged ({len(content)} characters)") from None
     if not whole:
         raise Broken("its manifest is damaged, or of a newer qvl-run")
     for entry in manifest.files:
@@ -118,17 +134,37 @@ def read(folder: Path) -> Manifest:
     return manifest
 
 
-def verify(folder: Path, manifest: Manifest) -> None:
-    """Check every byte that `manifest` speaks of; sizes first, since they cost nothing. Raises Broken."""
+def verify(held: Held, manifest: Manifest) -> None:
+    """Check every byte that `manifest` speaks of; sizes first, since they cost nothing. Raises Broken; OSError where
+    the store cannot be read."""
+    check_sizes(held, manifest)
     for entry in manifest.files:
-        path = folder / entry.name
-        if path.is_symlink() or not path.is_file():
-            raise Broken(f"{entry.name} is missing")
-        if (size := path.stat().st_size) != entry.size:
-            raise Broken(f"{entry.name} has {size} of {entry.size} bytes")
-    for entry in manifest.files:
-        if files.sha256(folder / entry.name) != entry.sha256:
+        try:
+            equal = held.sha256(entry.name) == entry.sha256
+        except FileNotFoundError:
+            raise Broken(f"{entry.name} is missing") from None
+        except PermissionError as error:
+            raise Broken(f"{entry.name} cannot be read: {error.strerror}") from None
+        if not equal:
             raise Broken(f"{entry.name} has other content than was saved")
+
+
+def check_sizes(held: Held, manifest: Manifest) -> None:
+    """The part of `verify` that reads no file."""
+    try:
+        sizes = held.sizes()
+    except NotADirectoryError:
+        raise Broken("it is no folder") from None
+    if NAME not in sizes:
+        raise Broken("its manifest is a link")
+    for entry in manifest.files:
+        size = sizes.get(entry.name)
+        if size is None:
+            raise Broken(f"{entry.name} is missing")
+        if size < entry.size:
+            raise Broken(f"{entry.name} has {show_share(size, entry.size)}")
+        if size > entry.size:
+            raise Broken(f"{entry.name} has {size} bytes, {size - entry.size} more than were saved")
 
 
 def _body(manifest: Manifest) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from qvl_run.checkpoints import manifest as manifests
+from qvl_run.checkpoints.folder import FolderStore
 from qvl_run.checkpoints.manifest import NAME, Broken, Manifest
+from qvl_run.checkpoints.pick import step_of
+from qvl_run.checkpoints.store import Held
 
 _MODEL = ("adapter_config.json", "config.json")
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
@@ -22,11 +25,14 @@ def starting_point(folder: Path) -> Path:
         raise Broken("there is no such folder")
     if any((folder / name).is_file() for name in _MODEL):
         if (folder / NAME).exists():
-            manifests.verify(folder, manifests.read(folder))
+            held = Held(FolderStore(folder.parent), folder.name)
+            manifests.verify(held, manifests.read(held))
         _check_weights(folder)
         return folder
     outputs = sorted(folder.glob("final*"), key=lambda p: p.stat().st_mtime, reverse=True)
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=_step, reverse=True)
+    checkpoints = sorted(
+        folder.glob("checkpoint-*"), key=lambda path: step_of(path.name), reverse=True
+    )
     reasons = []
     for candidate in (*outputs, *checkpoints):
         try:
@@ -51,7 +57,7 @@ def plain_checkpoint(
         ) from None
     except (ValueError, KeyError, TypeError):
         raise Broken("its trainer_state.json is damaged") from None
-    if _step(folder) != step:
+    if step_of(folder.name) != step:
         raise Broken(f"its trainer_state.json is of step {step}")
     for name in ("optimizer.pt", "scheduler.pt"):
         if not (folder / name).is_file():
@@ -106,8 +112,3 @@ def _check_safetensors(path: Path) -> None:
             raise Broken(f"{path.name} has a damaged header") from None
     if size != 8 + length + max(ends, default=0):
         raise Broken(f"{path.name} has {size} of {8 + length + max(ends, default=0)} bytes")
-
-
-def _step(folder: Path) -> int:
-    number = folder.name.removeprefix("checkpoint-").partition(".")[0]
-    return int(number) if number.isdigit() else -1

@@ -1,105 +1,114 @@
-"""The folder that outlives the machine: `checkpoints/<stage>/` with checkpoints and outputs.
+"""Where checkpoints outlive the machine: named files behind a Protocol of a few methods.
 
-A folder is never written twice: where its plain name is taken, the key's first eight digits are appended. The
-manifest arrives last and leaves first, so that what is half there never looks whole. Nothing is promised about when
-a mounted drive uploads; that is why everything is verified when read.
+A store is found by the entry-point group `qvl.stores`: a plain path is the store `folder`, `scheme://...` the one
+called `scheme`. What it must promise is little, since everything read from it is verified: a file that was written may
+be missing, empty, cut short or late. What it must not do is show one file's bytes under another's name.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol
 
-from qvl_run.checkpoints import manifest as manifests
-from qvl_run.checkpoints.manifest import NAME, Manifest
-from qvl_run.faults import crash_point
+from qvl_run.disk import sha256
 
-
-def same_disk(one: Path, other: Path) -> bool:
-    """Whether both lie on one file system."""
-    return one.stat().st_dev == other.stat().st_dev
+Level = Literal["written", "mirrored", "durable"]
+"""How far a checkpoint has come: on this machine's disk alone; in the store, read back and equal; sure to outlive the
+machine."""
 
 
-class FolderStore:
-    """A store in a folder, local or mounted."""
+class Store(Protocol):
+    """Named files below a root. Names use forward slashes. Methods raise OSError where the store cannot be reached:
+    that says nothing about what it holds."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    place: str
+    """The root, for people."""
+    finished: Level
+    """What a write that was read back means here: "durable", or "mirrored" where an upload follows that nobody can
+    wait for."""
 
-    def stage_folder(self, stage: str) -> Path:
-        """Where everything of `stage` lies."""
-        return self.root / "checkpoints" / stage
+    def names(self, folder: str) -> Sequence[str]:
+        """Names of files and folders directly in `folder`, sorted; empty where there surely is none."""
 
-    def folders(self, stage: str) -> Iterator[Path]:
-        """Every folder of `stage`: checkpoints and outputs, whole or not. Raises OSError where it cannot tell."""
-        parent = self.stage_folder(stage)
-        try:
-            names = sorted(os.listdir(parent))
-        except FileNotFoundError:
-            # A dead mount also says "not found" (colabtools #3441): only a live root proves that there is nothing.
-            os.listdir(self.root)
-            return
-        for name in names:
-            if name.startswith(("checkpoint-", "final")) and (parent / name).is_dir():
-                yield parent / name
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Every regular file below `folder`, by its name relative to it: bytes. Links are left out."""
 
-    def put(self, folder: Path, manifest: Manifest) -> Path:
-        """Take `folder`, whole and on a local disk, into the store; returns where it is now."""
-        plain = "final" if manifest.kind == "output" else f"checkpoint-{manifest.step}"
-        target = self._free(self.stage_folder(manifest.stage), plain, manifest.key[:8])
-        target.parent.mkdir(parents=True, exist_ok=True)
-        crash_point("mirror.first_file")
-        try:
-            folder.rename(target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            try:
-                self._copy(folder, manifest, target)
-            except OSError:
-                shutil.rmtree(target, ignore_errors=True)
-                raise
-        crash_point("mirror.after_manifest")
-        return target
+    def read(self, name: str) -> Iterator[bytes]:
+        """The content, in chunks of a few MiB. Raises FileNotFoundError where there surely is none."""
 
-    def fetch(self, folder: Path, manifest: Manifest, into: Path) -> Path:
-        """`folder` as a local folder that can be loaded from: itself on the same disk, else a verified copy of the
-        files that the manifest names. Raises Broken where the copy does not verify."""
-        into.parent.mkdir(parents=True, exist_ok=True)
-        if same_disk(folder, into.parent):
-            return folder
-        shutil.rmtree(into, ignore_errors=True)
-        self._copy(folder, manifest, into)
-        manifests.verify(into, manifest)
-        return into
+    def write(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Write a file, replacing what is there."""
 
-    def remove(self, folder: Path) -> None:
-        """Delete `folder`, its manifest first. Files are cut to nothing before they go: a drive's trash counts
-        against its quota (transformers #14922)."""
-        (folder / NAME).unlink(missing_ok=True)
-        for path in sorted(folder.rglob("*"), reverse=True):
-            if path.is_dir() and not path.is_symlink():
-                path.rmdir()
-                continue
-            if path.is_file() and not path.is_symlink():
-                os.truncate(path, 0)
-            path.unlink()
-        folder.rmdir()
+    def claim(self, folder: str) -> bool:
+        """Make `folder` if nobody has: False where it is taken. Two callers are never both told True where the store
+        can tell them apart."""
 
-    def _copy(self, folder: Path, manifest: Manifest, target: Path) -> None:
-        for entry in manifest.files:
-            (target / entry.name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / entry.name, target / entry.name)
-        crash_point("mirror.before_manifest")
-        manifests.copy(manifest, target)
+    def remove(self, folder: str, *, first: str) -> None:
+        """Remove `folder` with all its files, the one called `first` before the rest."""
 
-    def _free(self, parent: Path, plain: str, key: str) -> Path:
-        number = 1
-        target = parent / plain
-        while target.exists():
-            target = parent / (f"{plain}.{key}" if number == 1 else f"{plain}.{key}-{number}")
-            number += 1
-        return target
+    def free(self) -> int | None:
+        """Bytes that still fit, None where that cannot be known."""
+
+    def local(self, folder: str) -> Path | None:
+        """`folder` as a folder that a model can be loaded from as it is, fast and safely; None: fetch it."""
+
+    def take(self, folder: Path, name: str) -> bool:
+        """Take a whole local folder under `name` at once, by renaming it; False where that cannot be done."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A folder in a store."""
+
+    store: Store
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.store.place.rstrip('/')}/{self.name}"
+
+    @property
+    def last(self) -> str:
+        """Its own name, without the folders above."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def path(self) -> Path | None:
+        """See `Store.local`."""
+        return self.store.local(self.name)
+
+    def read(self, file: str) -> Iterator[bytes]:
+        """The content of one of its files."""
+        return self.store.read(f"{self.name}/{file}")
+
+    def sizes(self) -> dict[str, int]:
+        """Its files, in bytes."""
+        return self.store.sizes(self.name)
+
+    def sha256(self, file: str) -> str:
+        """Hex digest of one of its files."""
+        return sha256(self.read(file))
+
+
+def stage_folder(stage: str) -> str:
+    """Where everything of `stage` lies in a store: the guide's layout."""
+    return f"checkpoints/{stage}"
+
+
+def held(store: Store, stage: str) -> Iterator[Held]:
+    """Every checkpoint and output of `stage`, whole or not. Raises OSError where the store cannot tell."""
+    for name in store.names(stage_folder(stage)):
+        if name.startswith(("checkpoint-", "final")):
+            yield Held(store, f"{stage_folder(stage)}/{name}")
+
+
+Wait = Callable[[int], None]
+"""Called after each chunk with its bytes: slows a copy down, or ends it by raising."""
+
+
+def chunks_of(content: Iterable[bytes], wait: Wait) -> Iterator[bytes]:
+    """`content`, telling `wait` of every chunk that was passed on."""
+    for chunk in content:
+        yield chunk
+        wait(len(chunk))

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qvl_run import files, plugins
+from qvl_run import plugins
+from qvl_run.disk import LOCAL, sha256
 from qvl_run.settings import to_json
 from qvl_run.spec.job import StageSpec
 from qvl_run.spec.paths import expanded
@@ -32,11 +33,9 @@ _NEUTRAL = (
 )
 
 
-def identity(
-    stage: StageSpec, *, upstream: str | None, init_from: Path | None, generation: int
-) -> dict[str, Any]:
+def identity(stage: StageSpec, *, upstream: str | None, init_from: Path | None) -> dict[str, Any]:
     """`stage` as what decides its result. `upstream` is the content digest of the output it starts from, `init_from`
-    the folder it starts from instead; `generation` counts the times it was begun anew.
+    the folder it starts from instead. The caller adds `generation`, where it was begun anew.
 
     Reads the local data files and folders that the stage names. Raises OSError where one cannot be read.
     """
@@ -61,7 +60,6 @@ def identity(
         "with": to_json(stage.options),
         "upstream": upstream,
         "init_from": None if init_from is None else folder_digest(init_from),
-        "generation": generation,
     }
 
 
@@ -91,7 +89,7 @@ def folder_digest(folder: Path) -> str:
         raise FileNotFoundError(f"there is no folder {folder}")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         size = path.stat().st_size
-        content = files.sha256(path) if size < HASHED else str(size)
+        content = sha256(LOCAL.read(path)) if size < HASHED else str(size)
         digest.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
     return digest.hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,12 +11,15 @@ from typing import Any
 
 import platformdirs
 
-from qvl_run import plugins
+from qvl_run import mounts, plugins
 from qvl_run.checkpoints import generation, start
 from qvl_run.checkpoints import manifest as manifests
 from qvl_run.checkpoints import pick as picking
+from qvl_run.checkpoints.folder import FolderStore
+from qvl_run.checkpoints.index import Index
 from qvl_run.checkpoints.manifest import Broken
-from qvl_run.checkpoints.store import FolderStore
+from qvl_run.checkpoints.pick import Entry
+from qvl_run.checkpoints.store import Held, Store
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide, identity, origin
 from qvl_run.plan.plan import Plan, StagePlan
@@ -40,8 +44,8 @@ class Places:
     storage: Path
     scratch: Path
     drive: bool
-    run: Path
-    """The job's own folder in storage: events, and what `--from-scratch` gave up."""
+    run: str
+    """The job's own folder in the store: events, who is at work, and what `--from-scratch` gave up."""
 
     def attempts(self, stage: str) -> Path:
         """Where the attempts of `stage` lie on this machine."""
@@ -51,6 +55,17 @@ class Places:
     def cache(self) -> Path:
         """Generated data."""
         return self.scratch / "cache"
+
+    def store(self) -> Store:
+        """The store that `storage` is. Raises OSError where it cannot be reached."""
+        return FolderStore(self.storage, lasting=not mounts.uploads_later(self.storage))
+
+    def committed(self, stage: str) -> list[Entry]:
+        """What the attempts of `stage` on this machine have committed, whole on its disk. Raises OSError."""
+        return [
+            picking.entry_of(Held(FolderStore(folder.parent), folder.name), stage=stage)
+            for folder in committed(self.attempts(stage))
+        ]
 
 
 def places(job: Job) -> Places:
@@ -64,19 +79,20 @@ def places(job: Job) -> Places:
         # Jobs may share a drive; on the machine's disk each has its own folder.
         scratch=scratch / job.name if scratch else storage / "scratch",
         drive=drive is not None,
-        run=storage / "runs" / job.name,
+        run=f"runs/{job.name}",
     )
 
 
 def make_plan(job: Job, machine: Machine, *, choices: Choices | None = None) -> Plan:
     """The plan of `job` on `machine`. Raises OSError where the storage cannot be read: that decides nothing."""
     choices, where = choices or Choices(), places(job)
+    past = look(job, where)
     done: dict[str, StagePlan] = {}
     for spec in job.stages:
         if choices.only in (None, spec.name):
-            upstream = _upstream(spec, job, machine, where, done)
+            upstream = _upstream(spec, job, machine, where, past, done)
             done[spec.name] = plan_stage(
-                spec, job, machine, where, upstream=upstream, choices=choices
+                spec, job, machine, where, past, upstream=upstream, choices=choices
             )
     return Plan(
         job=job,
@@ -89,16 +105,42 @@ def make_plan(job: Job, machine: Machine, *, choices: Choices | None = None) -> 
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """What storage held when it was looked into: see `Index`. `generations` by stage."""
+
+    index: Index
+    generations: Mapping[str, generation.Generation]
+
+
+def look(job: Job, where: Places, store: Store | None = None) -> Past:
+    """Read what storage, open as `store` where it is, holds of `job`'s stages. Raises OSError where it cannot be
+    read: that decides nothing."""
+    names = [spec.name for spec in job.stages]
+    if store is None and not _there(where.storage):
+        nothing = {name: generation.Generation() for name in names}
+        return Past(index=Index(FolderStore(where.storage), ()), generations=nothing)
+    store = store or where.store()
+    return Past(
+        index=Index(store, names),
+        generations={name: generation.read(store, where.run, name) for name in names},
+    )
+
+
 def _upstream(
-    spec: StageSpec, job: Job, machine: Machine, where: Places, done: Mapping[str, StagePlan]
+    spec: StageSpec,
+    job: Job,
+    machine: Machine,
+    where: Places,
+    past: Past,
+    done: Mapping[str, StagePlan],
 ) -> StagePlan | None:
     """The plan of the stage that `spec` starts from, also where it is not itself among those to run."""
     if spec.upstream is None or spec.upstream in done:
         return done.get(spec.upstream or "")
     above = next(s for s in job.stages if s.name == spec.upstream)
-    return plan_stage(
-        above, job, machine, where, upstream=_upstream(above, job, machine, where, done)
-    )
+    further = _upstream(above, job, machine, where, past, done)
+    return plan_stage(above, job, machine, where, past, upstream=further)
 
 
 def plan_stage(
@@ -106,6 +148,7 @@ def plan_stage(
     job: Job,
     machine: Machine,
     where: Places,
+    past: Past,
     *,
     upstream: StagePlan | None = None,
     choices: Choices | None = None,
@@ -130,63 +173,84 @@ def plan_stage(
             spec=spec, state="no_input", settings=settings, total=total, reasons=(reason,)
         )
     above = upstream.manifest if upstream else None
-    past = generation.read(where.run, spec.name)
     what = identity.identity(
-        spec,
-        upstream=above.content_digest if above else None,
-        init_from=begin_at,
-        generation=past.number + choices.from_scratch,
+        spec, upstream=above.content_digest if above else None, init_from=begin_at
     )
-    key = identity.key(what)
+    base = identity.key(what)
+    number = past.generations[spec.name].numbers.get(base, 0) + choices.from_scratch
+    if number:
+        what = {**what, "generation": number}
     known = StagePlan(
         spec=spec,
         state="run",
         settings=settings,
         identity=what,
-        key=key,
-        input=upstream.folder if upstream else begin_at,
+        base_key=base,
+        key=identity.key(what),
+        input=_input(upstream, begin_at),
+        estimate=total,
         total=total,
     )
     if choices.resume_from:
         return _resume_from(known, choices.resume_from)
-    store = FolderStore(where.storage)
-    stored = list(store.folders(spec.name)) if _exists(where.storage) else []
-    local = committed(where.attempts(spec.name))
-    output = picking.pick([*stored, *local], key=key, stage=spec.name, kind="output")
+    return choose(known, job, where, past, from_scratch=choices.from_scratch)
+
+
+def choose(
+    known: StagePlan, job: Job, where: Places, past: Past, *, from_scratch: bool = False
+) -> StagePlan:
+    """`known` with what this machine and storage hold of it: done, resume, run, rerun or broken. Raises OSError."""
+    assert known.identity is not None
+    assert known.key is not None
+    key, what, name = known.key, known.identity, known.spec.name
+    known = replace(known, held=None, manifest=None, total=known.estimate)
+    # This machine's disk first: it is fast, and what is there needs no drive.
+    entries = [*where.committed(name), *past.index.of(name)]
+    output = picking.pick(entries, key=key, kind="output")
     if output.manifest:
         return replace(
             known,
             state="done",
-            folder=output.folder,
+            held=output.held,
             manifest=output.manifest,
             rejected=output.rejected,
             total=output.manifest.step,
         )
-    found = picking.pick([*stored, *local], key=key, stage=spec.name, kind="checkpoint")
-    rejected = tuple(
-        r for r in (*output.rejected, *found.rejected) if r.folder.name not in past.given_up
-    )
-    if choices.from_scratch:
+    found = picking.pick(entries, key=key, kind="checkpoint")
+    given_up = past.generations[name].given_up
+    rejected = tuple(r for r in (*output.rejected, *found.rejected) if r.held.last not in given_up)
+    if from_scratch:
         reason = "--from-scratch: what is there is kept, but not used"
-        return replace(known, rejected=rejected, reasons=(reason,))
+        return replace(known, state="run", rejected=rejected, reasons=(reason,))
     if found.manifest:
         return replace(
             known,
             state="resume",
-            folder=found.folder,
+            held=found.held,
             manifest=found.manifest,
             rejected=rejected,
-            total=found.manifest.total or total,
+            total=found.manifest.total or known.estimate,
         )
+    others = [r.manifest for r in rejected if r.manifest and not r.broken]
+    newest = max(others, key=lambda m: (m.kind == "output", m.step)) if others else None
+    changes = tuple(_changes(newest.identity, what, job, known.spec)) if newest else ()
     if any(r.broken for r in rejected):
-        reason = "there are checkpoints, and none of them is whole"
-        return replace(known, state="broken", rejected=rejected, reasons=(reason,))
-    others = [r.manifest for r in rejected if r.manifest]
-    if others:
-        newest = max(others, key=lambda m: (m.kind == "output", m.step))
-        changes = tuple(_changes(newest.identity, what, job, spec))
+        reasons: tuple[str, ...] = ("there are checkpoints, and none of them is whole",)
+        if newest:
+            reasons = (
+                "there are checkpoints that are not whole, and those that are were made with other settings",
+                *changes,
+            )
+        return replace(known, state="broken", rejected=rejected, reasons=reasons)
+    if newest:
         return replace(known, state="rerun", rejected=rejected, reasons=changes)
-    return known
+    return replace(known, state="run", reasons=())
+
+
+def _input(upstream: StagePlan | None, begin_at: Path | None) -> Held | None:
+    if upstream:
+        return upstream.held
+    return Held(FolderStore(begin_at.parent), begin_at.name) if begin_at else None
 
 
 def _changes(
@@ -207,16 +271,17 @@ def _resume_from(known: StagePlan, folder: Path) -> StagePlan:
     """`known`, to go on from the very checkpoint that the user names. Raises JobError where that cannot be."""
     assert known.identity is not None
     assert known.key is not None
+    held = Held(FolderStore(folder.parent), folder.name)
     try:
+        if not folder.is_dir():
+            raise Broken("there is no such folder")
         if (folder / manifests.NAME).exists():
-            manifest = manifests.read(folder)
-            manifests.verify(folder, manifest)
-        elif folder.is_dir():
+            manifest = manifests.read(held)
+            manifests.verify(held, manifest)
+        else:
             manifest = start.plain_checkpoint(
                 folder, stage=known.spec.name, key=known.key, identity=known.identity
             )
-        else:
-            raise Broken("there is no such folder")
         if manifest.kind != "checkpoint":
             raise Broken("it is a finished output, not a checkpoint")
         if manifest.key != known.key:
@@ -227,7 +292,7 @@ def _resume_from(known: StagePlan, folder: Path) -> StagePlan:
         hint = "--init-from starts the stage from its weights instead, at step 0"
         raise JobError([Diagnostic(code="QVL011", message=message, hint=hint)]) from None
     return replace(
-        known, state="resume", folder=folder, manifest=manifest, total=manifest.total or known.total
+        known, state="resume", held=held, manifest=manifest, total=manifest.total or known.estimate
     )
 
 
@@ -240,9 +305,18 @@ def wants_wandb(job: Job) -> bool:
     return job.wandb
 
 
-def _exists(folder: Path) -> bool:
+def _there(folder: Path) -> bool:
+    """Whether `folder` exists. Raises OSError where that cannot be told: a dead mount calls everything missing, so
+    the nearest folder above must be there and list no such name."""
     try:
         folder.stat()
     except FileNotFoundError:
+        above, name = folder.parent, folder.name
+        while not above.exists() and above != above.parent:
+            above, name = above.parent, above.name
+        if name in os.listdir(above):
+            raise OSError(
+                errno.EIO, "it is listed, but cannot be opened", str(above / name)
+            ) from None
         return False
     return True

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from qvl_run.checkpoints.manifest import Manifest
 from qvl_run.checkpoints.pick import Rejected
+from qvl_run.checkpoints.store import Held
 from qvl_run.hardware import Machine
 from qvl_run.plan.decide import Decision
 from qvl_run.settings import StageSettings
@@ -21,9 +22,10 @@ State = Literal["done", "resume", "run", "rerun", "waiting", "no_input", "broken
 class StagePlan:
     """What will happen to one stage.
 
-    `identity` and `key` are None while the upstream stage has no output yet ("waiting"). `folder` is the output of a
-    done stage, or the checkpoint of one to resume; `manifest` is that folder's. `input` is what the stage starts
-    from. `reasons` are lines for people.
+    `identity` and `key` are None while the upstream stage has no output yet ("waiting"); `base_key` is the key without
+    the generation that `--from-scratch` counts up. `held` is the output of a done stage, or the checkpoint of one to
+    resume; `manifest` is that folder's. `input` is what the stage starts from. `estimate` is the number of steps from
+    the settings alone, `total` from what is known. `reasons` are lines for people.
     """
 
     spec: StageSpec
@@ -31,8 +33,10 @@ class StagePlan:
     settings: StageSettings
     identity: dict[str, Any] | None = None
     key: str | None = None
-    input: Path | None = None
-    folder: Path | None = None
+    base_key: str | None = None
+    input: Held | None = None
+    estimate: int | None = None
+    held: Held | None = None
     manifest: Manifest | None = None
     total: int | None = None
     rejected: tuple[Rejected, ...] = field(default=())
@@ -76,6 +80,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
         },
         "storage": str(plan.storage),
         "scratch": str(plan.scratch),
+        "mirror_rate": plan.job.storage.mirror_rate,
+        "patience": plan.job.storage.patience,
         "decisions": [{"name": d.name, "value": d.value, "rule": d.rule} for d in plan.decisions],
         "stages": [
             {
@@ -87,9 +93,9 @@ def to_json(plan: Plan) -> dict[str, Any]:
                 "reasons": list(stage.reasons),
                 "key": stage.key,
                 "starts_from": None if stage.input is None else str(stage.input),
-                "folder": None if stage.folder is None else str(stage.folder),
+                "folder": None if stage.held is None else str(stage.held),
                 "rejected": [
-                    {"folder": str(r.folder), "reason": r.reason, "broken": r.broken}
+                    {"folder": str(r.held), "reason": r.reason, "broken": r.broken}
                     for r in stage.rejected
                 ],
                 "settings": settings.to_json(stage.settings),

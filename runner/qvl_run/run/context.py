@@ -9,10 +9,15 @@ from typing import Any
 
 from qvl_run.checkpoints import manifest as manifests
 from qvl_run.checkpoints.manifest import Manifest
-from qvl_run.contract import Section, StageStopped
+from qvl_run.contract import Section, StageError, StageStopped
+from qvl_run.disk import LOCAL, files_below
 from qvl_run.faults import crash_point
 from qvl_run.run.attempt import AttemptFolder, Orders
 from qvl_run.settings import StageSettings, to_json
+from qvl_run.units import show_size
+
+ROOM = 64 * 1024 * 1024
+"""Bytes that must stay free on this machine's disk beside a checkpoint."""
 
 _IN_TRAINING: frozenset[Section] = frozenset({"first_step", "step", "rollout", "save"})
 
@@ -28,6 +33,11 @@ class ChildContext:
         self._recorded: dict[str, Mapping[str, float]] = dict(orders.recorded)
         self._total: int | None = None
         self._metrics: dict[str, float] = {}
+        self._loop_began: float | None = None
+        self._loop_ended = 0.0
+        self._save_began: float | None = None
+        self._saves = 0
+        self._save_seconds = 0.0
 
     @property
     def settings(self) -> StageSettings:
@@ -72,6 +82,8 @@ class ChildContext:
             raise StageStopped
         if section == "first_step" or (step == 0 and section == "step"):
             crash_point("stage.before_train")
+        if step is not None and section in _IN_TRAINING:
+            self._clock_loop(section)
         self._total = total or self._total
         if metrics:
             self._metrics = dict(metrics)
@@ -88,11 +100,24 @@ class ChildContext:
 
     def commit_checkpoint(self, folder: Path, *, step: int) -> None:
         """See `StageContext`."""
+        began = self._save_began or time.monotonic()
         manifests.write(folder, self._manifest(folder, "checkpoint", step=step, facts={}))
+        self._saves += 1
+        self._save_seconds += time.monotonic() - began
+        self._save_began = None
+        # Now that this one is whole: a stop here loses nothing, a full disk in the next save would.
+        self._check_room(folder, sum(size for _, _, size in files_below(folder)))
 
     def commit_output(self, folder: Path, *, step: int, facts: Mapping[str, Any]) -> None:
         """Write the manifest of the stage's output."""
-        manifests.write(folder, self._manifest(folder, "output", step=step, facts=facts))
+        cost = {
+            "saves": self._saves,
+            "save_seconds": round(self._save_seconds, 3),
+            "loop_seconds": round(self._loop_ended - (self._loop_began or self._loop_ended), 3),
+        }
+        manifests.write(
+            folder, self._manifest(folder, "output", step=step, facts={**cost, **facts})
+        )
 
     def stop_requested(self) -> bool:
         """See `StageContext`."""
@@ -106,6 +131,26 @@ class ChildContext:
     def recorded(self, name: str) -> Mapping[str, float] | None:
         """See `StageContext`."""
         return self._recorded.get(name)
+
+    def _clock_loop(self, section: Section) -> None:
+        """Note how long the training loop takes, and when a save began in it."""
+        now = time.monotonic()
+        self._loop_began = self._loop_began or now
+        self._loop_ended = now
+        if section == "save" and self._save_began is None:
+            self._save_began = now
+            if not self._saves:
+                self._check_room(self.scratch, 0)
+
+    def _check_room(self, folder: Path, size: int) -> None:
+        """Raise StageError where a checkpoint of `size` bytes would fill this machine's disk."""
+        if (free := LOCAL.free(folder)) < size + ROOM:
+            raise StageError(
+                f"the disk of {folder} has {show_size(free)} left, and a checkpoint takes "
+                f"{show_size(size) if size else 'more'}: "
+                "free some space, or set storage.scratch to another disk, and run the same command again",
+                failure="disk",
+            )
 
     def _manifest(
         self, folder: Path, kind: Any, *, step: int, facts: Mapping[str, Any]

@@ -7,11 +7,12 @@ stays open (colabtools #521).
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from qvl_run.checkpoints.store import Store
 
 
 class Events:
@@ -29,7 +30,6 @@ class Events:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def publish(self, folder: Path) -> None:
-        """Copy the story into `folder`, under this file's name. Raises OSError."""
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self._path, folder / self._path.name)
+    def publish(self, store: Store, folder: str) -> None:
+        """Copy the story into `folder` of `store`, under this file's name. Raises OSError."""
+        store.write(f"{folder}/{self._path.name}", [self._path.read_bytes()])

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-FailureClass = Literal["config", "data", "download", "nan", "oom", "exit", "signal", "error"]
+FailureClass = Literal[
+    "config", "data", "disk", "download", "nan", "oom", "exit", "signal", "error"
+]
 
 RESTARTS = 3
 """Restarts of a stage in one run, over all failures."""
 NO_PROGRESS = 1
 """Restarts in a row that begin at the same step."""
 
-_FINAL: frozenset[FailureClass] = frozenset({"config", "data", "nan", "oom"})
+_FINAL: frozenset[FailureClass] = frozenset({"config", "data", "disk", "nan", "oom"})
 
 
 @dataclass(frozen=True, kw_only=True)

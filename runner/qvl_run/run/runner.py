@@ -5,30 +5,39 @@ Everything impure that a test wants to replace comes in through `Machinery`.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception
+from tenacity import wait_random_exponential as growing
 
 from qvl_run import plugins
 from qvl_run.checkpoints import generation
 from qvl_run.checkpoints import manifest as manifests
-from qvl_run.checkpoints.manifest import Manifest
-from qvl_run.checkpoints.store import FolderStore
+from qvl_run.checkpoints.manifest import Broken, Manifest
+from qvl_run.checkpoints.pick import Entry
+from qvl_run.checkpoints.store import Held, Store
+from qvl_run.checkpoints.transfer import fetch
+from qvl_run.disk import make_all
 from qvl_run.faults import crash_point
 from qvl_run.hardware import Machine
-from qvl_run.plan.make import Choices, Places, plan_stage
+from qvl_run.plan.make import Choices, Past, Places, choose, look, plan_stage
 from qvl_run.plan.plan import StagePlan
 from qvl_run.run import recovery
 from qvl_run.run.attempt import AttemptFolder, Orders, next_attempt, records
 from qvl_run.run.child import STOPPED
 from qvl_run.run.events import Events
-from qvl_run.run.mirror import Mirror
+from qvl_run.run.lease import Lease
+from qvl_run.run.mirror import PATIENCE, Local, Mirror
 from qvl_run.run.process import ChildProcess, Process, environment
 from qvl_run.run.recovery import Failure
 from qvl_run.run.show import Show
 from qvl_run.spec.job import Job, StageSpec
+from qvl_run.units import show_duration
 
 POLL = 0.2
 """Seconds between two looks at the child."""
@@ -37,7 +46,8 @@ GRACE = 120.0
 SESSION_MARGIN = 600.0
 """Seconds before the end of the session at which the run saves and stops."""
 
-Ending = Literal["done", "failed", "stopped", "no_input", "broken"]
+Ending = Literal["done", "failed", "stopped", "no_input", "broken", "owned"]
+_T = TypeVar("_T")
 
 
 class Start(Protocol):
@@ -50,52 +60,118 @@ class Start(Protocol):
 @dataclass(kw_only=True)
 class Machinery:
     """What a run touches the world with. `stop` is asked between looks whether the user wants it to end: 0 no,
-    1 save and stop, 2 at once."""
+    1 save and stop, 2 at once. `sleep` waits between two tries of a store."""
 
     show: Show
     start: Start = ChildProcess
     clock: Callable[[], float] = time.time
+    sleep: Callable[[float], object] = time.sleep
     stop: Callable[[], int] = lambda: 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended. `outputs` are the manifests of the finished stages; `folder` is the last one's."""
+    """How a run ended. `outputs` are the manifests of the finished stages; `result` is where the last one's output
+    lies. `left` is what has not reached the store; `store` says where that is."""
 
     ending: Ending
     outputs: tuple[Manifest, ...] = ()
-    folder: Path | None = None
+    result: Held | None = None
     stage: StagePlan | None = None
     failure: Failure | None = None
     log: Path | None = None
+    left: tuple[Local, ...] = ()
+    store: Store | None = None
 
 
 @dataclass(kw_only=True)
 class Run:
-    """One call of `qvl-run JOB`, with the folder lock held by the caller."""
+    """One call of `qvl-run JOB`, with the folder lock of this machine held by the caller."""
 
     job: Job
     machine: Machine
     where: Places
     choices: Choices
     machinery: Machinery
+    take_over: bool = False
+    wait_for_store: bool = False
     events: Events = field(init=False)
-    store: FolderStore = field(init=False)
+    store: Store = field(init=False)
+    past: Past = field(init=False)
+    lease: Lease = field(init=False)
+    mirror: Mirror = field(init=False)
     deadline: float = field(init=False)
 
     def __post_init__(self) -> None:
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self.machinery.clock()))
-        self.events = Events(self.where.scratch / "events" / f"events-{stamp}.jsonl")
-        self.store = FolderStore(self.where.storage)
         session = self.job.hardware.max_session
         began = self.machine.boot_time if self.machine.colab else self.machinery.clock()
         self.deadline = began + session - SESSION_MARGIN if session else float("inf")
 
     def run(self) -> Outcome:
-        """Run every stage that is not done. Raises OSError where storage cannot be read or prepared."""
-        self.where.storage.mkdir(parents=True, exist_ok=True)
-        self.events.add("run_started", job=self.job.name)
-        done: dict[str, StagePlan] = {}
+        """Run every stage that is not done. Raises OSError where storage cannot be read or prepared, Owned where
+        another runner is at work, Interrupted where the user ended the wait for one."""
+        make_all(self.where.storage)
+        self.store = self.where.store()
+        self.lease = Lease(
+            store=self.store,
+            run=self.where.run,
+            clock=self.machinery.clock,
+            pause=self._pause,
+            tell=self.machinery.show.line,
+        )
+        self._patiently(lambda: self.lease.acquire(take_over=self.take_over))
+        now = self.machinery.clock()
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{now % 1 * 1000:03.0f}"
+        name = f"events-{stamp}-{self.lease.me.token}.jsonl"
+        self.events = Events(self.where.scratch / "events" / name, clock=self.machinery.clock)
+        try:
+            self.past = self._patiently(lambda: look(self.job, self.where, self.store))
+            self.lease.keep()
+            return self._with_mirror()
+        finally:
+            self.lease.release()
+
+    def _with_mirror(self) -> Outcome:
+        show, job = self.machinery.show, self.job
+        self.mirror = Mirror(
+            committed=lambda: [e for spec in job.stages for e in self.where.committed(spec.name)],
+            store=self.store,
+            index=self.past.index,
+            tell=show.warn,
+            note=self.events.add,
+            rate=job.storage.mirror_rate,
+            rival=lambda: self.lease.rival,
+        )
+        self.mirror.start()
+        self.events.add("run_started", job=job.name)
+        outcome, done = Outcome(ending="failed"), dict[str, StagePlan]()
+        try:
+            outcome = self._stages(done)
+        finally:
+            left = self._close_mirror()
+            self.events.add(
+                "run_ended", ending=outcome.ending, not_stored=[one.name for one in left]
+            )
+            self._publish()
+        finished = [plan for plan in done.values() if plan.state == "done" and plan.manifest]
+        return replace(
+            outcome,
+            outputs=tuple(plan.manifest for plan in finished if plan.manifest),
+            result=self._settled(finished[-1]).held if finished else None,
+            left=tuple(left),
+            store=self.store,
+        )
+
+    def _close_mirror(self) -> list[Local]:
+        show = self.machinery.show
+        if (left := self.mirror.pending()) and self.store.local("") is None:
+            show.line(f"taking {len(left)} more to {self.store.place} (Ctrl-C ends that)")
+        return self.mirror.close(
+            patience=float("inf") if self.wait_for_store else PATIENCE,
+            enough=lambda: self.machinery.stop() > (0 if self.wait_for_store else 1),
+        )
+
+    def _stages(self, done: dict[str, StagePlan]) -> Outcome:
         outcome = Outcome(ending="done")
         for spec in self.job.stages:
             if self.choices.only not in (None, spec.name):
@@ -107,11 +183,7 @@ class Run:
             outcome = self._stage(spec, done)
             if outcome.ending != "done":
                 break
-        self.events.add("run_ended", ending=outcome.ending)
-        self._publish()
-        finished = (plan for plan in done.values() if plan.state == "done")
-        outputs = tuple(plan.manifest for plan in finished if plan.manifest)
-        return replace(outcome, outputs=outputs)
+        return outcome
 
     def _feeds(self, name: str) -> bool:
         """Whether the one stage to run starts, through others, from the stage called `name`."""
@@ -123,39 +195,67 @@ class Run:
 
     def _plan(self, spec: StageSpec, done: dict[str, StagePlan], choices: Choices) -> StagePlan:
         upstream = done.get(spec.upstream) if spec.upstream else None
-        return plan_stage(
-            spec, self.job, self.machine, self.where, upstream=upstream, choices=choices
+        self._settle()
+        return self._patiently(
+            lambda: plan_stage(
+                spec,
+                self.job,
+                self.machine,
+                self.where,
+                self.past,
+                upstream=upstream,
+                choices=choices,
+            )
         )
+
+    def _again(self, plan: StagePlan) -> StagePlan:
+        """`plan` with what there is of it now."""
+        self._settle()
+        return self._patiently(lambda: choose(plan, self.job, self.where, self.past))
+
+    def _settle(self) -> None:
+        """Where storage is this machine's own disk, what was committed is taken there before anyone loads from it."""
+        if self.store.local("") is not None:
+            self.mirror.sweep()
 
     def _stage(self, spec: StageSpec, done: dict[str, StagePlan]) -> Outcome:
         """Bring `spec` to its end, over as many attempts as recovery allows."""
-        show, choices = self.machinery.show, self.choices
+        show = self.machinery.show
         restarts = without_progress = 0
+        plan = self._plan(spec, done, self.choices)
         while True:
-            plan = self._plan(spec, done, choices)
             show.stage(plan)
             self.events.add("stage_planned", stage=spec.name, state=plan.state, step=plan.step)
             if plan.state == "done":
-                done[spec.name] = self._kept(plan)
-                return Outcome(ending="done", folder=done[spec.name].folder)
+                done[spec.name] = plan
+                return Outcome(ending="done")
             if plan.state in ("broken", "waiting", "no_input"):
                 return Outcome(
                     ending="broken" if plan.state == "broken" else "no_input", stage=plan
                 )
-            if choices.from_scratch:
-                given_up = [r.folder.name for r in plan.rejected if r.broken]
-                generation.begin(self.where.run, spec.name, given_up=given_up)
-                choices = replace(choices, from_scratch=False)
-            folder, returncode = self._attempt(plan)
-            self._publish()
-            error = folder.read("error")
-            choices = replace(choices, resume_from=None)
-            after = self._plan(spec, done, choices)
-            if returncode == 0 and folder.read("result") and after.state == "done":
+            if self.choices.from_scratch and not restarts:
+                given_up = [r.held.last for r in plan.rejected if r.broken]
+                assert plan.base_key is not None
+                generation.begin(
+                    self.store, self.where.run, spec.name, key=plan.base_key, given_up=given_up
+                )
+            try:
+                folder, returncode = self._attempt(plan)
+            except Broken as error:
+                plan = self._without(plan, str(error))
                 continue
+            self._publish()
+            failed = folder.read("error")
+            after = self._again(plan)
+            if returncode == 0 and folder.read("result") and after.state == "done":
+                show.saves(after)
+                plan = after
+                continue
+            if self.lease.lost:
+                return Outcome(ending="owned", stage=plan, log=folder.log)
             if returncode == STOPPED or self.machinery.stop() or self._session_over():
                 return Outcome(ending="stopped", stage=plan, log=folder.log)
-            failure = recovery.classify(error, returncode)
+            failure = recovery.classify(failed, returncode)
             self.events.add(
                 "attempt_failed", stage=spec.name, failure=failure.failure, message=failure.message
             )
@@ -172,22 +272,29 @@ class Run:
                 return Outcome(ending="failed", stage=plan, failure=failure, log=folder.log)
             restarts += 1
             without_progress += 0 if progressed else 1
+            plan = after
+
+    def _without(self, plan: StagePlan, reason: str) -> StagePlan:
+        """`plan` anew, the checkpoint left out that it was to resume from: it broke between two looks."""
+        assert plan.held is not None
+        self.machinery.show.warn(f"{plan.held.last}: {reason}; passed over")
+        self.past.index.mark(plan.spec.name, Entry(held=plan.held, broken=reason))
+        return self._again(plan)
 
     def _attempt(self, plan: StagePlan) -> tuple[AttemptFolder, int]:
-        """One process, from start to end."""
+        """One process, from start to end. Raises Broken where the checkpoint to resume from is not what it was."""
         spec = plan.spec
         folder = next_attempt(self.where.attempts(spec.name))
-        folder.write_orders(self._orders(plan, folder))
+        folder.write_orders(self._patiently(lambda: self._orders(plan, folder)))
         env = environment(self.where.storage, drive=self.where.drive)
         self.events.add(
             "attempt_started", stage=spec.name, attempt=folder.path.name, step=plan.step
         )
-        with Mirror(folder.work, self.store, tell=self.machinery.show.warn):
-            process = self.machinery.start(folder.path, log=folder.log, env=env)
-            try:
-                returncode = self._watch(process, folder, plan)
-            finally:
-                process.kill()
+        process = self.machinery.start(folder.path, log=folder.log, env=env)
+        try:
+            returncode = self._watch(process, folder, plan)
+        finally:
+            process.kill()
         self.events.add("attempt_ended", stage=spec.name, attempt=folder.path.name, code=returncode)
         return folder, returncode
 
@@ -195,23 +302,31 @@ class Run:
         assert plan.identity is not None
         assert plan.key is not None
         local = self.where.scratch / "fetched"
-        resume_from, input_from = None, plan.input
-        if plan.state == "resume" and plan.folder and plan.manifest:
-            resume_from = self.store.fetch(plan.folder, plan.manifest, local / "checkpoint")
-        if input_from and (input_from / manifests.NAME).exists():
-            input_from = self.store.fetch(input_from, manifests.read(input_from), local / "input")
+        resume_from: Path | None = None
+        if plan.state == "resume" and plan.held and plan.manifest:
+            resume_from = fetch(plan.held, plan.manifest, local / "checkpoint")
         return Orders(
             settings=plan.settings,
             identity=plan.identity,
             key=plan.key,
-            name=folder.path.name,
-            input=None if input_from is None else str(input_from),
-            resume_from=None if resume_from is None else str(resume_from),
+            name=f"{self.lease.me.token}-{folder.path.name}",
+            input=_text(self._input(plan, local / "input")),
+            resume_from=_text(resume_from),
             cache=str(self.where.cache),
             seconds=float(plan.manifest.facts.get("seconds", 0.0)) if plan.manifest else 0.0,
             recorded=records(self.where.attempts(plan.spec.name), plan.key),
             facts={"plugin": plugins.version_of("qvl.stages", plan.spec.uses)},
         )
+
+    def _input(self, plan: StagePlan, into: Path) -> Path | None:
+        """What the stage starts from, as a folder of this machine."""
+        held = plan.input
+        if held is None:
+            return None
+        try:
+            return held.path or fetch(held, manifests.read(held), into)
+        except Broken as error:
+            raise OSError(f"{held}: {error}") from None
 
     def _watch(self, process: Process, folder: AttemptFolder, plan: StagePlan) -> int:
         """Wait for the end of `process`, showing where it is, and passing a wish to stop on to it."""
@@ -219,29 +334,81 @@ class Run:
         while (returncode := process.wait(POLL)) is None:
             self.machinery.show.progress(plan, folder.read("progress"))
             wish = self.machinery.stop()
-            if (wish or self._session_over()) and asked_at is None:
+            if (wish or self.lease.lost or self._session_over()) and asked_at is None:
                 asked_at = self.machinery.clock()
                 process.ask_to_stop()
-                self.machinery.show.stopping(wish > 0)
+                why = "another qvl-run has taken this job over" if self.lease.lost else ""
+                self.machinery.show.stopping(wish > 0, why)
             if wish > 1 or (asked_at is not None and self.machinery.clock() - asked_at > GRACE):
                 process.kill()
         self.machinery.show.progress(plan, folder.read("progress"), last=True)
         return returncode
 
-    def _kept(self, plan: StagePlan) -> StagePlan:
-        """`plan`, with its output in storage, and on a local disk for whoever loads it."""
-        assert plan.folder is not None
-        assert plan.manifest is not None
-        folder = plan.folder
-        if self.where.attempts(plan.spec.name) in folder.parents:
-            folder = self.store.put(folder, plan.manifest)
-        return replace(plan, folder=folder)
+    def _settled(self, plan: StagePlan) -> StagePlan:
+        """`plan` with its output where it is in storage, if it has come there."""
+        stored = (e for e in self.past.index.of(plan.spec.name) if e.manifest == plan.manifest)
+        return replace(plan, held=next((e.held for e in stored), plan.held))
+
+    def _patiently(self, read: Callable[[], _T]) -> _T:
+        """What `read` gives, tried again for a while where the store cannot be reached: a drive that does not answer
+        says nothing. Raises OSError in the end."""
+
+        def tell(state: object) -> None:  # noqa: ARG001
+            if not told:
+                told.append(True)
+                self.machinery.show.warn(
+                    f"{self.where.storage} does not answer; trying for up to "
+                    f"{show_duration(self.job.storage.patience)}"
+                )
+
+        told: list[bool] = []
+        retrying = Retrying(
+            retry=retry_if_exception(_may_pass),
+            wait=growing(multiplier=0.2, max=10),
+            stop=self._enough,
+            sleep=self._wait,
+            before_sleep=tell,
+            reraise=True,
+        )
+        return retrying(read)
+
+    def _wait(self, seconds: float) -> None:
+        self._pause(seconds)
+
+    def _enough(self, state: RetryCallState) -> bool:
+        """Whether a store has been tried for long enough."""
+        since = state.seconds_since_start or 0.0
+        return since > self.job.storage.patience or self.machinery.stop() > 0
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait; False once the user wants the run to end."""
+        while seconds > 0 and not self.machinery.stop():
+            self.machinery.sleep(min(seconds, POLL))
+            seconds -= POLL
+        return not self.machinery.stop()
 
     def _session_over(self) -> bool:
         return self.machinery.clock() > self.deadline
 
     def _publish(self) -> None:
         try:
-            self.events.publish(self.where.run)
+            self.events.publish(self.store, self.where.run)
         except OSError as error:
             self.machinery.show.warn(f"the log of events could not be taken to storage: {error}")
+
+
+_PASSING = frozenset(
+    {
+        errno.ENOTCONN, errno.EIO, errno.ENOENT, errno.ESTALE, errno.ETIMEDOUT, errno.ENXIO, errno.ENODEV,
+        errno.ECONNABORTED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EAGAIN, errno.EBUSY, errno.EINTR,
+    }
+)  # fmt: skip
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether `error` is one that a drive which has lost its connection gives."""
+    return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

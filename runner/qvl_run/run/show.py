@@ -15,6 +15,9 @@ from qvl_run.units import show_duration
 QUIET = 5.0
 """Seconds between two lines of progress, so that a log stays readable."""
 
+WORTH_TELLING = 5.0
+"""Seconds in the training loop from which on the cost of its saves says something."""
+
 _SECTIONS = {
     "setup": "loading libraries",
     "download": "downloading",
@@ -85,9 +88,27 @@ class Show:
         self._section, self._last, self._last_time = section, mark, now
         self.line(f"  {plan.spec.name}  {_progress_text(progress)}")
 
-    def stopping(self, asked: bool) -> None:
+    def saves(self, plan: StagePlan) -> None:
+        """What the saves of a finished stage cost it."""
+        facts = plan.manifest.facts if plan.manifest else {}
+        count, seconds, loop = (
+            facts.get(name) for name in ("saves", "save_seconds", "loop_seconds")
+        )
+        if count and loop and loop >= WORTH_TELLING:
+            self.line(
+                f"{plan.spec.name}: {count} {'save' if count == 1 else 'saves'}, {seconds / count:.2f} s each, "
+                f"{seconds / loop:.1%} of the time in the training loop"
+            )
+
+    def stopping(self, asked: bool, why: str = "") -> None:
         """The run has been asked to end."""
-        why = "stopping" if asked else "the session ends soon: stopping"
+        why = (
+            f"{why}: stopping"
+            if why
+            else "stopping"
+            if asked
+            else "the session ends soon: stopping"
+        )
         self.line(f"{why}; saving first (Ctrl-C again ends it at once)")
 
     def failed(self, plan: StagePlan, failure: Failure, decision: Decision, *, log: Path) -> None:
@@ -120,8 +141,8 @@ def details(plan: StagePlan) -> list[str]:
     """The reasons below the headline."""
     lines = list(plan.reasons)
     if plan.state == "resume":
-        lines.append(f"from {plan.folder}")
-    lines += [f"passed over {r.folder.name}: {r.reason}" for r in plan.rejected if r.broken]
+        lines.append(f"from {plan.held}")
+    lines += [f"passed over {r.held.last}: {r.reason}" for r in plan.rejected if r.broken]
     return lines
 
 

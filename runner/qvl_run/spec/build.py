@@ -40,8 +40,12 @@ class _Builder:
         hardware, stages = data.get("hardware", {}), data["stages"]
         upstream = upstreams(stages)
         specs = {name: self.stage(name, upstream[name]) for name in stages}
+        stored = data.get("storage", {})
         storage = Storage(
-            drive=self.storage_folder("drive"), scratch=self.storage_folder("scratch")
+            drive=self.storage_folder("drive"),
+            scratch=self.storage_folder("scratch"),
+            mirror_rate=units.size(stored.get("mirror_rate", "64MiB")),
+            patience=units.duration(stored.get("patience", "60s")),
         )
         if self.findings:
             raise JobError(self.findings)

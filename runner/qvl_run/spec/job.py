@@ -32,10 +32,13 @@ class Hardware:
 @dataclass(frozen=True, kw_only=True)
 class Storage:
     """`drive`: the folder that outlives the machine; None means `qvl-runs/` here. `scratch`: on the machine's own
-    disk; None means below the lasting folder, or the user's cache folder where that is a drive."""
+    disk; None means below the lasting folder, or the user's cache folder where that is a drive. `mirror_rate`: bytes a
+    second that checkpoints are taken there with; `patience`: seconds to wait for a drive that does not answer."""
 
     drive: Path | None = None
     scratch: Path | None = None
+    mirror_rate: int = 64 * 1024**2
+    patience: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,6 +164,15 @@ def _storage(job: Job) -> Iterator[Diagnostic]:
     if drive is not None and scratch is not None and (drive == scratch or drive in scratch.parents):
         message = "scratch lies on the drive: it is for the machine's own disk, which is fast and does not go away"
         yield _finding(job, "QVL218", message, job.document.span(("storage", "scratch")))
+    if job.storage.mirror_rate < 64 * 1024:
+        message = "storage.mirror_rate is too slow for any checkpoint to arrive"
+        yield _finding(
+            job,
+            "QVL218",
+            message,
+            job.document.span(("storage", "mirror_rate")),
+            "64MiB suits most",
+        )
     if drive is not None and any(exists(p / ".git") for p in (drive, *drive.parents)):
         message = f"storage.drive lies inside a git repository: {job.shown(str(drive))}"
         hint = "checkpoints are large; choose a folder outside of it"

@@ -16,6 +16,7 @@ from qvl_run.plan import decide
 from qvl_run.plan.make import Places, make_plan, places
 from qvl_run.plan.saved import refuse_stale
 from qvl_run.run import report
+from qvl_run.run.lease import Interrupted, Owned
 from qvl_run.run.preflight import preflight
 from qvl_run.run.runner import Machinery, Outcome, Run
 from qvl_run.run.show import Show
@@ -26,7 +27,9 @@ from qvl_run.units import show_size
 from qvl_run.verbs.job import Options, chosen, warn
 
 
-def main(job: str, *, saved: str | None, **options: Any) -> int:
+def main(
+    job: str, *, saved: str | None, take_over: bool, wait_for_drive: bool, **options: Any
+) -> int:
     """Run the job; the exit code is one of `qvl_run.exit_codes`. Raises JobError before anything is touched."""
     loaded, choices = chosen(job, Options(**options))
     warn(loaded)
@@ -45,10 +48,24 @@ def main(job: str, *, saved: str | None, **options: Any) -> int:
             stops = _count_interrupts()
             _greet(show, loaded, machine, where)
             machinery = Machinery(show=show, stop=lambda: len(stops))
-            run = Run(
-                job=loaded, machine=machine, where=where, choices=choices, machinery=machinery
-            )
-            outcome = run.run()
+            outcome = Run(
+                job=loaded,
+                machine=machine,
+                where=where,
+                choices=choices,
+                machinery=machinery,
+                take_over=take_over,
+                wait_for_store=wait_for_drive,
+            ).run()
+    except Owned as error:
+        print(
+            f"{error}\nnothing was started; wait for it, or stop it. If it is surely gone: "
+            f"{_again()} --take-over",
+            file=sys.stderr,
+        )
+        return exit_codes.OWNED
+    except Interrupted:
+        return exit_codes.STOPPED
     except Timeout:
         print(
             f"another qvl-run is at work on this job ({where.scratch}); wait for it, or stop it",
@@ -88,18 +105,23 @@ def _greet(show: Show, job: Job, machine: Machine, where: Places) -> None:
 
 def _again() -> str:
     """This command once more, but for what must not be repeated."""
-    return shlex.join(["qvl-run", *(a for a in sys.argv[1:] if a != "--from-scratch")])
+    once = ("--from-scratch", "--take-over")
+    return shlex.join(["qvl-run", *(a for a in sys.argv[1:] if a not in once)])
 
 
 def _finish(show: Show, outcome: Outcome, command: str) -> int:
     if outcome.outputs:
         _table(outcome)
+    stored = _tell_of_storage(show, outcome, command)
     if outcome.ending == "done":
         last = outcome.outputs[-1] if outcome.outputs else None
-        if last and outcome.folder:
-            usage = str(last.facts.get("usage", "")).replace("{path}", str(outcome.folder))
-            show.line(f"\nThe result is in {outcome.folder}. To load it:\n\n{usage}")
-        return exit_codes.DONE
+        if last and outcome.result:
+            usage = str(last.facts.get("usage", "")).replace("{path}", str(outcome.result))
+            show.line(f"\nThe result is in {outcome.result}. To load it:\n\n{usage}")
+        return exit_codes.DONE if stored else exit_codes.STOPPED
+    if outcome.ending == "owned":
+        show.line("\nanother qvl-run has taken this job over; this one has saved and ended")
+        return exit_codes.OWNED
     if outcome.ending == "stopped":
         show.line(f"\nstopped early; to go on: {command}")
         return exit_codes.STOPPED
@@ -118,6 +140,23 @@ def _finish(show: Show, outcome: Outcome, command: str) -> int:
     )
     bad_input = outcome.failure is not None and outcome.failure.failure in ("config", "data")
     return exit_codes.USAGE if bad_input else exit_codes.FAILED
+
+
+def _tell_of_storage(show: Show, outcome: Outcome, command: str) -> bool:
+    """Say what has not reached storage, and what is still on its way; whether all has reached it."""
+    store = outcome.store
+    if outcome.left and store is not None:
+        names = ", ".join(f"{one.name} ({show_size(one.manifest.size)})" for one in outcome.left)
+        show.line(
+            f"\nnot in {store.place} yet: {names}.\nIt is on this machine's disk alone. To take it there: {command}"
+            + ("" if "--wait-for-drive" in command else " --wait-for-drive")
+        )
+    elif store is not None and store.finished == "mirrored" and outcome.outputs:
+        show.line(
+            f"\nall of it is in {store.place} and read back equal. A mounted drive goes on uploading after that; on "
+            "Colab, run drive.flush_and_unmount() in a cell before you give the machine back"
+        )
+    return not outcome.left
 
 
 def _table(outcome: Outcome) -> None:

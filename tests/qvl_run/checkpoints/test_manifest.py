@@ -1,12 +1,17 @@
+import errno
 import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qvl_run.checkpoints import manifest as manifests
+from qvl_run.checkpoints.folder import FolderStore
 from qvl_run.checkpoints.manifest import NAME, Broken, Manifest
+from qvl_run.checkpoints.store import Held
+from qvl_run.disk import Disk
 
 
 def checkpoint(folder: Path, *, step: int = 10, key: str = "k" * 64) -> Manifest:
@@ -30,13 +35,17 @@ def checkpoint(folder: Path, *, step: int = 10, key: str = "k" * 64) -> Manifest
     return manifest
 
 
+def held(folder: Path) -> Held:
+    return Held(FolderStore(folder.parent), folder.name)
+
+
 def check(folder: Path) -> None:
-    manifests.verify(folder, manifests.read(folder))
+    manifests.verify(held(folder), manifests.read(held(folder)))
 
 
 def test_a_whole_folder_verifies_and_reads_back_equal(tmp_path: Path) -> None:
     written = checkpoint(tmp_path / "c")
-    assert manifests.read(tmp_path / "c") == written
+    assert manifests.read(held(tmp_path / "c")) == written
     check(tmp_path / "c")
 
 
@@ -109,7 +118,7 @@ def test_a_manifest_cannot_point_outside_of_its_folder(tmp_path: Path) -> None:
     body["files"][0]["name"] = "../../etc/passwd"
     path.write_text(json.dumps({**body, "digest": manifests._digest(body)}))
     with pytest.raises(Broken, match="outside"):
-        manifests.read(tmp_path / "c")
+        manifests.read(held(tmp_path / "c"))
 
 
 def test_the_content_digest_tells_content_and_nothing_else(tmp_path: Path) -> None:
@@ -121,14 +130,21 @@ def test_the_content_digest_tells_content_and_nothing_else(tmp_path: Path) -> No
     assert {f.sha256 for f in changed} != {f.sha256 for f in second.files}
 
 
-def test_an_unreadable_folder_is_unknown_not_broken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_folder_is_unknown_not_broken(tmp_path: Path) -> None:
+    class Dead(Disk):
+        def read(self, path: Path) -> Iterator[bytes]:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
     checkpoint(tmp_path / "c")
-
-    def dead(self: Path, *args: object, **kwargs: object) -> str:
-        raise OSError(107, os.strerror(107))
-
-    monkeypatch.setattr(Path, "read_text", dead)
     with pytest.raises(OSError, match="endpoint"):
-        manifests.read(tmp_path / "c")
+        manifests.read(Held(FolderStore(tmp_path, disk=Dead()), "c"))
+
+
+def test_a_mount_that_calls_what_it_lists_missing_is_unknown_too(tmp_path: Path) -> None:
+    class Dead(Disk):
+        def read(self, path: Path) -> Iterator[bytes]:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+    checkpoint(tmp_path / "c")
+    with pytest.raises(OSError, match="listed, but cannot be opened"):
+        manifests.read(Held(FolderStore(tmp_path, disk=Dead()), "c"))

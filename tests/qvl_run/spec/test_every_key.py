@@ -47,7 +47,9 @@ JOB: dict[str, Any] = {
     "version": 1,
     "name": "every-key",
     "hardware": {"tier": "t4", "min_vram": "8GiB", "min_disk": "1KB", "max_session": "3h"},
-    "storage": {"drive": "/tmp/qvl-drive", "scratch": "/tmp/qvl-scratch"},
+    "storage": {
+        "drive": "/tmp/qvl-drive", "scratch": "/tmp/qvl-scratch", "mirror_rate": "1MiB", "patience": "2s",
+    },
     "model": {
         "name": "qvl-tiny", "revision": "main", "precision": "fp16", "attention": "eager", "quantization": "none",
         "lora": LORA, "image_tokens": [4, 64],
@@ -146,6 +148,8 @@ def other(path: str, value: Any) -> Any:
         return OTHER[path]
     if path.endswith(".format"):
         return "hub" if value != "hub" else "spatial_scenes"
+    if path in ("storage.mirror_rate", "storage.patience"):
+        return f"2{value}"
     choices: dict[str, list[Any]] = {
         "precision": ["fp32"], "attention": ["eager", "sdpa"], "optim": ["adamw_8bit"], "task": ["describe"],
         "split": ["train"], "recovery": ["default"], "wandb": [False],

@@ -1,0 +1,142 @@
+"""Between this machine's disk and a store: into it (`put`), out of it (`fetch`), and what need not stay (`surplus`).
+
+A folder of the store is never written twice, and its manifest arrives last, after every file has been read back and
+found equal; what is half there never looks whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from qvl_run.checkpoints import manifest as manifests
+from qvl_run.checkpoints.manifest import NAME, Broken, Manifest
+from qvl_run.checkpoints.pick import Entry, step_of
+from qvl_run.checkpoints.store import Held, Store, Wait, chunks_of, stage_folder
+from qvl_run.disk import LOCAL, Disk, make_all, remove_all, sha256
+from qvl_run.faults import crash_point
+from qvl_run.units import show_size
+
+KEEP = 2
+"""Whole checkpoints of a stage and settings that stay."""
+MARGIN = 64 * 1024 * 1024
+"""Bytes that stay free in a store."""
+
+
+def put(
+    folder: Path,
+    manifest: Manifest,
+    store: Store,
+    *,
+    disk: Disk = LOCAL,
+    rival: str = "",
+    wait: Wait = lambda _: None,
+) -> Held:
+    """Take `folder`, whole and on this machine's disk, into `store`.
+
+    `rival` is a mark of this run's own that its folders bear while another run may be writing beside it. `wait` is
+    told of each chunk that was copied or read back. Raises OSError; Broken where the store gives back other bytes
+    than it was given. What was begun is then taken away again, as far as that can be done.
+    """
+    for name in _names(manifest, rival):
+        target = Held(store, f"{stage_folder(manifest.stage)}/{name}")
+        crash_point("mirror.first_file")
+        try:
+            taken = store.take(folder, target.name)
+        except FileExistsError:
+            continue
+        if taken:
+            crash_point("mirror.after_manifest")
+            return target
+        _check_room(store, manifest)
+        if not store.claim(target.name):
+            continue
+        try:
+            _copy(folder, manifest, target, disk, wait)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                store.remove(target.name, first=NAME)
+            raise
+        crash_point("mirror.after_manifest")
+        return target
+    raise AssertionError("there is always another name")
+
+
+def fetch(held: Held, manifest: Manifest, into: Path, disk: Disk = LOCAL) -> Path:
+    """`held` as a local folder that can be loaded from: itself where its store allows that, else a copy in `into` of
+    the files that the manifest names, verified while it is copied. Raises Broken and OSError."""
+    if (path := held.path) is not None:
+        return path
+    if into.exists():
+        remove_all(into, disk)
+    make_all(into, disk)
+    for entry in manifest.files:
+        digest = hashlib.sha256()
+        path = into / PurePosixPath(entry.name)
+        make_all(path.parent, disk)
+        try:
+            disk.write(path, _hashed(held.read(entry.name), digest))
+        except FileNotFoundError:
+            raise Broken(f"{entry.name} is missing") from None
+        if digest.hexdigest() != entry.sha256:
+            raise Broken(f"{entry.name} has other content than was saved")
+    disk.write(into / NAME, [manifests.text(manifest).encode()])
+    return into
+
+
+def surplus(entries: Iterable[Entry], verified: Iterable[str], *, key: str) -> list[Entry]:
+    """What may go, by the rules: checkpoints of `key` below the `KEEP` highest steps that are `verified` (names), and
+    folders without a readable manifest below all of those. Outputs and other settings' checkpoints stay. Pure."""
+    whole = set(verified)
+    checkpoints = [e for e in entries if e.held.last.startswith("checkpoint-")]
+    ours = [e for e in checkpoints if e.manifest and e.manifest.key == key]
+    steps = {step_of(e.held.last) for e in ours if e.held.name in whole}
+    kept = sorted(steps, reverse=True)[:KEEP]
+    if len(kept) < KEEP:
+        return []
+    old = [e for e in ours if step_of(e.held.last) < kept[-1]]
+    torn = [e for e in checkpoints if e.manifest is None and step_of(e.held.last) < kept[-1]]
+    return [*old, *torn]
+
+
+def _check_room(store: Store, manifest: Manifest) -> None:
+    """Raise OSError before a disk is full, not after."""
+    free = store.free()
+    if free is not None and free < manifest.size + MARGIN:
+        text = f"it takes {show_size(manifest.size)}, and {show_size(free)} are free there"
+        raise OSError(errno.ENOSPC, text)
+
+
+def _copy(folder: Path, manifest: Manifest, target: Held, disk: Disk, wait: Wait) -> None:
+    store = target.store
+    for entry in manifest.files:
+        content = disk.read(folder / entry.name)
+        store.write(f"{target.name}/{entry.name}", chunks_of(content, wait))
+    for entry in manifest.files:
+        if sha256(chunks_of(target.read(entry.name), wait)) != entry.sha256:
+            raise Broken(f"{target.last}/{entry.name} reads back other than it was written")
+    crash_point("mirror.before_manifest")
+    text = manifests.text(manifest).encode()
+    store.write(f"{target.name}/{NAME}", [text])
+    if b"".join(target.read(NAME)) != text:
+        raise Broken(f"{target.last}/{NAME} reads back other than it was written")
+
+
+def _names(manifest: Manifest, rival: str) -> Iterator[str]:
+    """The names that a folder may have, the plain one of the guide's layout first."""
+    plain = "final" if manifest.kind == "output" else f"checkpoint-{manifest.step}"
+    if not rival:
+        yield plain
+    mark = rival or manifest.key[:8]
+    yield f"{plain}.{mark}"
+    yield from (f"{plain}.{mark}-{number}" for number in itertools.count(2))
+
+
+def _hashed(content: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    for chunk in content:
+        digest.update(chunk)
+        yield chunk

@@ -1,0 +1,190 @@
+"""Who is at work on a run: a small file in the store, rewritten while the run goes on.
+
+It keeps two machines from working on one run by mistake. It is no lock: a drive shows a write to others late, or after
+a disconnect never. So it only decides who waits; that two runners which both believe they own a run harm nothing rests
+on names that are never shared and on verifying what is read. Runners of one machine are told apart by process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import psutil
+
+from qvl_run.checkpoints.store import Store
+from qvl_run.units import show_duration
+
+RENEW = 60.0
+"""Seconds between two signs of life."""
+EXPIRES = 300.0
+"""Seconds without a sign of life after which a runner counts as gone."""
+LOOK = 5.0
+"""Seconds between two looks at another's."""
+NAME = "owner.json"
+
+
+class Owned(Exception):
+    """Another runner is at work; the message says where, and what to do."""
+
+
+class Interrupted(Exception):
+    """Waiting for another runner was ended by the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """A runner. `token` is its own; `boot` and `started` tell processes of one number apart; `beat` counts its signs
+    of life; `time` is that of the last one, in seconds since the epoch."""
+
+    token: str
+    host: str
+    boot: str
+    pid: int
+    started: float
+    beat: int = 0
+    time: float = 0.0
+    ended: bool = False
+
+
+def myself() -> Owner:
+    """This process."""
+    return Owner(
+        token=secrets.token_hex(3),
+        host=platform.node(),
+        boot=_boot(),
+        pid=os.getpid(),
+        started=psutil.Process().create_time(),
+    )
+
+
+@dataclass(kw_only=True)
+class Lease:
+    """The file in the run's folder `run` of `store`. `pause` waits for some seconds and says whether to go on."""
+
+    store: Store
+    run: str
+    me: Owner = field(default_factory=myself)
+    clock: Callable[[], float] = time.time
+    pause: Callable[[float], bool]
+    tell: Callable[[str], None] = print
+    rival: str = ""
+    """The mark that this run's folders bear, where another runner may still be writing; else empty."""
+    _lost: threading.Event = field(default_factory=threading.Event)
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def lost(self) -> bool:
+        """Whether another runner has taken the run over."""
+        return self._lost.is_set()
+
+    def acquire(self, *, take_over: bool = False) -> None:
+        """Own the run, or raise Owned. Another machine's runner that has not been heard of for a while is waited for
+        until it counts as gone; `take_over` does not wait. Raises OSError where the store cannot be reached."""
+        other = self._read()
+        if other is not None and not other.ended and not _gone(other):
+            if take_over:
+                self.rival = self.me.token
+            else:
+                self._outlast(other)
+        self._write()
+
+    def keep(self) -> None:
+        """Give signs of life from now on, in the background."""
+        threading.Thread(target=self._beats, name="lease", daemon=True).start()
+
+    def renew(self) -> None:
+        """One sign of life. Raises OSError."""
+        other = self._read()
+        if other is not None and other.token != self.me.token and not other.ended:
+            self.rival = self.me.token
+            self._lost.set()
+            return
+        self._write()
+
+    def release(self) -> None:
+        """Say that this runner is at its end. Never raises: a lease that is not released expires."""
+        self._over.set()
+        if not self.lost:
+            with contextlib.suppress(OSError):
+                self.me = replace(self.me, ended=True)
+                self._write()
+
+    def _outlast(self, other: Owner) -> None:
+        """Wait until `other` counts as gone. Raises Owned as soon as it gives a sign of life."""
+        if _here(other):
+            raise Owned(_text(other, "is at work on this job"))
+        age = max(0.0, self.clock() - other.time)
+        if age > EXPIRES:
+            return
+        left = EXPIRES - age
+        self.tell(
+            f"{_text(other, 'was at work on this job')} {show_duration(age)} ago; waiting up to "
+            f"{show_duration(left)} for a sign that it still is (--take-over does not wait)"
+        )
+        while left > 0:
+            if not self.pause(LOOK):
+                raise Interrupted
+            left -= LOOK
+            now = self._read()
+            if now is None or now.ended:
+                return
+            if (now.token, now.beat) != (other.token, other.beat):
+                raise Owned(_text(now, "is at work on this job"))
+
+    def _beats(self) -> None:
+        while not self._over.wait(RENEW) and not self.lost:
+            with contextlib.suppress(OSError):
+                self.renew()
+
+    def _read(self) -> Owner | None:
+        try:
+            text = b"".join(self.store.read(f"{self.run}/{NAME}"))
+        except FileNotFoundError:
+            return None
+        try:
+            return Owner(**json.loads(text))
+        except (ValueError, TypeError):
+            # Cut short on its way: whose it is cannot be told, so nothing is shared with it.
+            self.rival = self.me.token
+            return None
+
+    def _write(self) -> None:
+        self.me = replace(self.me, beat=self.me.beat + 1, time=self.clock())
+        self.store.write(f"{self.run}/{NAME}", [json.dumps(asdict(self.me)).encode()])
+
+
+def _here(other: Owner) -> bool:
+    """Whether `other` is, or was, a process of this machine since it was last started."""
+    return (other.host, other.boot) == (platform.node(), _boot())
+
+
+def _gone(other: Owner) -> bool:
+    """Whether `other` is surely over: a process of this machine that is no more."""
+    if not _here(other):
+        return False
+    try:
+        return abs(psutil.Process(other.pid).create_time() - other.started) > 1
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def _text(other: Owner, what: str) -> str:
+    return f"another qvl-run (process {other.pid} on {other.host or 'another machine'}) {what}"
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return str(round(psutil.boot_time()))
