@@ -149,6 +149,26 @@ def plan(job: str, **options: Any) -> None:
     sys.exit(verb.main(job, **options))
 
 
+@cli.command()
+@_JOB
+@_overlays
+@click.option("--stage", metavar="NAME", help="This stage only.")
+@click.option("--verify", is_flag=True, help="Read and hash every file.")
+@click.option("--prune", is_flag=True, help="Delete what the rules allow, after showing it.")
+@click.option("--yes", is_flag=True, help="With --prune: do not ask.")
+@click.option(
+    "--adopt",
+    "adopting",
+    is_flag=True,
+    help="Take in checkpoints that other scripts left in the job's folders.",
+)
+def checkpoints(job: str, **options: Any) -> None:
+    """List the checkpoints of JOB: where, which step, how large, how safe."""
+    from qvl_run.verbs import checkpoints as verb
+
+    sys.exit(verb.main(job, **options))
+
+
 @cli.group(invoke_without_command=True)
 @click.pass_context
 def jobs(ctx: click.Context) -> None:

@@ -60,6 +60,7 @@ class FolderStore:
         path = self.root / name
         make_all(path.parent, self._disk)
         self._disk.write(path, chunks, sync=True)
+        self._sync(path.parent)
         self._seen.add(PurePosixPath(name).parts[0])
 
     def claim(self, folder: str) -> bool:
@@ -71,6 +72,7 @@ class FolderStore:
             self._disk.make(path)
         except FileExistsError:
             return False
+        self._sync(path.parent)
         return True
 
     def remove(self, folder: str, *, first: str) -> None:
@@ -100,6 +102,11 @@ class FolderStore:
             self._disk.sync(target.parent)
             return True
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+
+    def _sync(self, folder: Path) -> None:
+        """Have this machine's own disk hold the names in `folder`; a mounted drive may not know how."""
+        if self.finished == "durable":
+            self._disk.sync(folder)
 
     def _prove_absent(self, name: str) -> None:
         """Raise OSError unless a listing shows that `name` is not there: a dead mount also says "not found" of files

@@ -12,7 +12,7 @@ from typing import Any
 import platformdirs
 
 from qvl_run import mounts, plugins
-from qvl_run.checkpoints import generation, start
+from qvl_run.checkpoints import adopt, generation, start
 from qvl_run.checkpoints import manifest as manifests
 from qvl_run.checkpoints import pick as picking
 from qvl_run.checkpoints.folder import FolderStore
@@ -113,14 +113,19 @@ class Past:
     generations: Mapping[str, generation.Generation]
 
 
+def opened(where: Places) -> Store | None:
+    """The store, None where nothing was ever written to it. Raises OSError where that cannot be told."""
+    return where.store() if _there(where.storage) else None
+
+
 def look(job: Job, where: Places, store: Store | None = None) -> Past:
     """Read what storage, open as `store` where it is, holds of `job`'s stages. Raises OSError where it cannot be
     read: that decides nothing."""
     names = [spec.name for spec in job.stages]
-    if store is None and not _there(where.storage):
+    store = store or opened(where)
+    if store is None:
         nothing = {name: generation.Generation() for name in names}
         return Past(index=Index(FolderStore(where.storage), ()), generations=nothing)
-    store = store or where.store()
     return Past(
         index=Index(store, names),
         generations={name: generation.read(store, where.run, name) for name in names},
@@ -279,7 +284,7 @@ def _resume_from(known: StagePlan, folder: Path) -> StagePlan:
             manifest = manifests.read(held)
             manifests.verify(held, manifest)
         else:
-            manifest = start.plain_checkpoint(
+            manifest = adopt.plain_checkpoint(
                 folder, stage=known.spec.name, key=known.key, identity=known.identity
             )
         if manifest.kind != "checkpoint":

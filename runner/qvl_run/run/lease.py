@@ -60,7 +60,7 @@ def myself() -> Owner:
     return Owner(
         token=secrets.token_hex(3),
         host=platform.node(),
-        boot=_boot(),
+        boot=boot(),
         pid=os.getpid(),
         started=psutil.Process().create_time(),
     )
@@ -164,7 +164,7 @@ class Lease:
 
 def _here(other: Owner) -> bool:
     """Whether `other` is, or was, a process of this machine since it was last started."""
-    return (other.host, other.boot) == (platform.node(), _boot())
+    return (other.host, other.boot) == (platform.node(), boot())
 
 
 def _gone(other: Owner) -> bool:
@@ -183,7 +183,8 @@ def _text(other: Owner, what: str) -> str:
     return f"another qvl-run (process {other.pid} on {other.host or 'another machine'}) {what}"
 
 
-def _boot() -> str:
+def boot() -> str:
+    """What this machine is called until it is started anew."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -315,7 +315,10 @@ class Run:
             cache=str(self.where.cache),
             seconds=float(plan.manifest.facts.get("seconds", 0.0)) if plan.manifest else 0.0,
             recorded=records(self.where.attempts(plan.spec.name), plan.key),
-            facts={"plugin": plugins.version_of("qvl.stages", plan.spec.uses)},
+            facts={
+                "plugin": plugins.version_of("qvl.stages", plan.spec.uses),
+                "machine": self.lease.me.boot,
+            },
         )
 
     def _input(self, plan: StagePlan, into: Path) -> Path | None:

@@ -88,7 +88,7 @@ def test_there_must_be_room_before_a_copy_is_begun(tmp_path: Path, root: Path) -
             return 1000
 
     store = FolderStore(root, disk=Full(root))
-    with pytest.raises(OSError, match="2.4 KiB, and 1000 B are free") as caught:
+    with pytest.raises(OSError, match=r"2\.4 KiB, and 1000 B are free") as caught:
         put(tmp_path / "c", checkpoint(tmp_path / "c"), store)
     assert caught.value.errno == errno.ENOSPC
     assert names(store) == []

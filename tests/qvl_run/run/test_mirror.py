@@ -11,7 +11,6 @@ from qvl_run.checkpoints.folder import FolderStore
 from qvl_run.checkpoints.index import Index
 from qvl_run.checkpoints.pick import Entry
 from qvl_run.checkpoints.store import Held, held
-from qvl_run.disk import Disk
 from qvl_run.run.mirror import Local, Mirror, Throttle
 from tests.qvl_run.checkpoints.test_manifest import check, checkpoint
 from tests.qvl_run.checkpoints.test_transfer import OtherDisk

@@ -1,0 +1,161 @@
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from qvl_run.checkpoints.folder import FolderStore
+from qvl_run.run.lease import EXPIRES, LOOK, Interrupted, Lease, Owned, Owner, myself
+
+HERE = myself()
+ELSEWHERE = Owner(token="abc123", host="other", boot="b", pid=1, started=0.0, beat=7, time=1000.0)
+
+
+class World:
+    """Two machines on one store, and a clock that only waiting moves."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = FolderStore(root)
+        self.now = 1000.0
+        self.told: list[str] = []
+        self.waited = 0.0
+        self.moves_at: float | None = None
+        self.ends_at: float | None = None
+        self.interrupted = False
+
+    def lease(self, me: Owner | None = None) -> Lease:
+        return Lease(
+            store=self.store, run="runs/job", me=me or HERE, clock=lambda: self.now, pause=self.pause,
+            tell=self.told.append,
+        )  # fmt: skip
+
+    def pause(self, seconds: float) -> bool:
+        self.now += seconds
+        self.waited += seconds
+        if self.moves_at is not None and self.waited >= self.moves_at:
+            self.write(replace(ELSEWHERE, beat=8, time=self.now))
+        if self.ends_at is not None and self.waited >= self.ends_at:
+            self.write(replace(ELSEWHERE, ended=True))
+        return not self.interrupted
+
+    def write(self, owner: Owner | bytes) -> None:
+        content = owner if isinstance(owner, bytes) else json.dumps(asdict(owner)).encode()
+        self.store.write("runs/job/owner.json", [content])
+
+    @property
+    def owner(self) -> Owner:
+        return Owner(**json.loads(b"".join(self.store.read("runs/job/owner.json"))))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_run_that_nobody_owns_is_owned_at_once(world: World) -> None:
+    lease = world.lease()
+    lease.acquire()
+    assert (world.owner.token, world.waited, lease.rival) == (HERE.token, 0.0, "")
+    lease.release()
+    assert world.owner.ended
+    world.lease(replace(HERE, token="next")).acquire()
+    assert (world.owner.token, world.waited) == ("next", 0.0)
+
+
+def test_another_machine_that_gives_a_sign_of_life_keeps_the_run(world: World) -> None:
+    world.write(ELSEWHERE)
+    world.moves_at = 60.0
+    with pytest.raises(Owned, match="process 1 on other"):
+        world.lease().acquire()
+    assert world.waited == pytest.approx(60.0, abs=LOOK)
+    assert world.owner.token == "abc123"
+    assert "waiting up to" in world.told[0]
+
+
+def test_one_that_gives_none_counts_as_gone_after_a_while(world: World) -> None:
+    world.write(replace(ELSEWHERE, time=world.now - 100))
+    lease = world.lease()
+    lease.acquire()
+    assert world.waited == pytest.approx(EXPIRES - 100, abs=LOOK)
+    assert (world.owner.token, lease.rival) == (HERE.token, "")
+
+
+@pytest.mark.parametrize("time", [1000.0 - EXPIRES - 1, 0.0])
+def test_an_expired_lease_is_not_waited_for(world: World, time: float) -> None:
+    world.write(replace(ELSEWHERE, time=time))
+    world.lease().acquire()
+    assert (world.waited, world.told) == (0.0, [])
+
+
+def test_a_clock_that_is_ahead_is_waited_for_no_longer(world: World) -> None:
+    world.write(replace(ELSEWHERE, time=world.now + 1e6))
+    world.lease().acquire()
+    assert world.waited == pytest.approx(EXPIRES, abs=LOOK)
+
+
+def test_one_that_ends_while_it_is_waited_for_gives_way_at_once(world: World) -> None:
+    world.write(ELSEWHERE)
+    world.ends_at = 20.0
+    world.lease().acquire()
+    assert world.waited == pytest.approx(20.0, abs=LOOK)
+
+
+def test_the_wait_can_be_interrupted(world: World) -> None:
+    world.write(ELSEWHERE)
+    world.interrupted = True
+    with pytest.raises(Interrupted):
+        world.lease().acquire()
+    assert world.owner == ELSEWHERE
+
+
+def test_take_over_does_not_wait_and_shares_no_name(world: World) -> None:
+    world.write(ELSEWHERE)
+    lease = world.lease()
+    lease.acquire(take_over=True)
+    assert (world.waited, lease.rival) == (0.0, HERE.token)
+
+
+def test_whose_run_was_taken_over_notices_and_writes_no_more(world: World) -> None:
+    lease = world.lease()
+    lease.acquire()
+    world.write(ELSEWHERE)
+    lease.renew()
+    assert lease.lost
+    assert lease.rival == HERE.token
+    lease.release()
+    assert world.owner == ELSEWHERE
+
+
+def test_a_process_of_this_machine_that_is_gone_is_not_waited_for(world: World) -> None:
+    world.write(replace(HERE, token="gone", pid=2**22 + 1, time=world.now))
+    world.lease().acquire()
+    world.write(replace(HERE, token="reused", started=HERE.started - 100, time=world.now))
+    world.lease().acquire()
+    assert world.waited == 0.0
+
+
+def test_a_process_of_this_machine_that_lives_is_refused_at_once(world: World) -> None:
+    world.write(replace(HERE, token="lives", time=0.0))
+    with pytest.raises(Owned):
+        world.lease().acquire()
+    assert world.waited == 0.0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"token": "x"}', b"[]", b"\xff"])
+def test_a_lease_that_was_cut_short_is_nobodys_and_no_name_is_shared(
+    world: World, content: bytes
+) -> None:
+    world.write(content)
+    lease = world.lease()
+    lease.acquire()
+    assert lease.rival == HERE.token
+    assert world.owner.token == HERE.token
+
+
+def test_signs_of_life_count_up(world: World) -> None:
+    lease = world.lease()
+    lease.acquire()
+    first = world.owner
+    world.now += 60
+    lease.renew()
+    assert (world.owner.beat, world.owner.time) == (first.beat + 1, first.time + 60)
