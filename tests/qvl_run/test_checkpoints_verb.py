@@ -1,5 +1,6 @@
 """`qvl-run checkpoints`, as a user calls it."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -7,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from qvl_run.resources import folder
 from tests.conftest import Command
 from tests.qvl_run.checkpoints.plain import plain_checkpoint
 
@@ -153,3 +156,30 @@ def test_a_stage_whose_input_is_not_known_adopts_nothing(
 ) -> None:
     plain_checkpoint(first.with_name("second") / "checkpoint-4", step=4)
     assert "first is not done" in checkpoints("--adopt").stdout
+
+
+def test_manifests_follow_their_published_schema(ran: Path) -> None:
+    schema = json.loads((folder("schemas") / "manifest.schema.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    manifests = list(ran.parent.rglob("manifest.json"))
+    assert len(manifests) == 6
+    for path in manifests:
+        Draft202012Validator(schema).validate(json.loads(path.read_text()))
+    wrong = json.loads(manifests[0].read_text()) | {"more": 1}
+    assert not Draft202012Validator(schema).is_valid(wrong)
+
+
+def test_a_manifest_can_be_checked_by_its_schema_alone(ran: Path) -> None:
+    body = json.loads((ran / "final" / "manifest.json").read_text())
+    digest = body.pop("digest")
+    assert hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest() == digest
+    assert (
+        hashlib.sha256(json.dumps(body["identity"], sort_keys=True).encode()).hexdigest()
+        == body["key"]
+    )
+    for entry in body["files"]:
+        content = (ran / "final" / entry["name"]).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (
+            entry["size"],
+            entry["sha256"],
+        )

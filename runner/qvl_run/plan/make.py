@@ -268,6 +268,8 @@ def _changes(
             path = ("training", "gradient_accumulation_steps")
         if path[:2] == ("data", "options"):
             path = ("data", "with", *path[2:])
+        if path == ("data", "rows") and spec.data is not None and spec.data.path:
+            change, path = f"the content of {spec.data.path} has changed", ("data", "path")
         place = origin.place_of(job.document, spec.name, path)
         yield f"{change} ({place})" if place else change
 

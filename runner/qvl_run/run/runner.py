@@ -101,6 +101,7 @@ class Run:
     lease: Lease = field(init=False)
     mirror: Mirror = field(init=False)
     deadline: float = field(init=False)
+    _refused: bool = False
 
     def __post_init__(self) -> None:
         session = self.job.hardware.max_session
@@ -396,8 +397,13 @@ class Run:
     def _publish(self) -> None:
         try:
             self.events.publish(self.store, self.where.run)
+            self._refused = False
         except OSError as error:
-            self.machinery.show.warn(f"the log of events could not be taken to storage: {error}")
+            if not self._refused:
+                self.machinery.show.warn(
+                    f"the log of events could not be taken to storage yet: {error}"
+                )
+            self._refused = True
 
 
 _PASSING = frozenset(
