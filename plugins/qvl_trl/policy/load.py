@@ -65,7 +65,8 @@ def load_policy(settings: ModelSettings, *, start: Path | None, seed: int) -> Po
     if start is not None and not is_adapter(start):
         source, revision = str(start), None
     try:
-        family = AutoConfig.from_pretrained(source, revision=revision).model_type
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        family = config.model_type
         if not family.startswith(FAMILY):
             raise StageError(f"{source} is a {family}, not a Qwen3-VL", failure="config")
         base = _load_base(source, revision, settings)
@@ -113,6 +114,8 @@ def _load_base(source: str, revision: str | None, settings: ModelSettings) -> An
         attn_implementation=settings.attention,
         quantization_config=_quantization(settings, compute),
         device_map={"": 0} if torch.cuda.is_available() else None,
+        use_safetensors=True,  # never a pickle, which could run code
+        trust_remote_code=False,
     )
 
 

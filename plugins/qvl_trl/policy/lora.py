@@ -14,6 +14,7 @@ from qvl_run.contract import StageError
 from qvl_run.settings import LoraSettings
 
 CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 LANGUAGE = r".*\blanguage_model\..*\.(q|k|v|o|gate|up|down)_proj"
 """All linear layers of the language model; the vision tower calls its own by other names."""
 
@@ -50,6 +51,8 @@ def load_adapter(base: Any, folder: Path, lora: LoraSettings | None) -> Any:
     on with the adapter's own rank and scale, against what the job says.
     """
     saved = json.loads((folder / CONFIG).read_text())
+    if not (folder / WEIGHTS).is_file():  # peft would look for a pickle, then on the hub
+        raise StageError(f"the adapter {folder} has no {WEIGHTS}", failure="config")
     if lora is None:
         raise StageError(
             "this stage trains all weights (lora: null), but starts from an adapter: "

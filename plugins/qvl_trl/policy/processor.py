@@ -37,14 +37,16 @@ def load_processor(
     source: str, *, revision: str | None, image_tokens: tuple[int, int] | None
 ) -> Qwen3VLProcessor:
     """The processor of the model at `source`. `image_tokens` bounds an image's tokens, (least, most)."""
-    images = Qwen2VLImageProcessorPil.from_pretrained(source, revision=revision)
+    images = Qwen2VLImageProcessorPil.from_pretrained(
+        source, revision=revision, trust_remote_code=False
+    )
     if image_tokens is not None:
         least, most = image_tokens
         images.size = {
             "shortest_edge": least * PIXELS_PER_TOKEN,
             "longest_edge": most * PIXELS_PER_TOKEN,
         }
-    processor = Qwen3VLProcessor.from_pretrained(source, revision=revision)
+    processor = Qwen3VLProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
     processor.image_processor = images
     # Prompts are generated from, and GRPOTrainer lays image positions out by the tokenizer's own
     # side without setting it. The collators of the other trainers say their side themselves.

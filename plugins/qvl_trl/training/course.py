@@ -6,7 +6,6 @@ happened. A stage that was stopped before its first checkpoint starts over.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from qvl_trl.policy.load import Policy, load_policy
 from qvl_trl.policy.lora import unrounded
 from qvl_trl.rows import to_dataset
 from qvl_trl.training.callback import RunnerCallback
+from qvl_trl.training.checkpoint import Saved, read_checkpoint, tensors_only
 
 BASELINE = "baseline"
 """Under this name the measures of the model before training are kept for later attempts."""
@@ -59,28 +59,31 @@ def run_stage(ctx: StageContext, method: Method) -> StageResult:
     settings = ctx.settings
     examples = read_examples(settings.data, kind=method.kind, cache=ctx.cache)
     ctx.progress("load")
-    state = _trained_state(ctx.resume_from)
-    start = ctx.resume_from if state else ctx.input
+    saved = read_checkpoint(ctx.resume_from) if ctx.resume_from else None
+    # `Trainer.train` cannot be asked to go on from a checkpoint of the last step: with `max_steps`
+    # in the middle of an epoch it would train one step more.
+    finished = saved is not None and saved.finished
+    # Otherwise the trainer loads the checkpoint's weights: a full model's reference is loaded from
+    # where the policy came from, and must be the stage's input.
+    start = ctx.resume_from if finished else ctx.input
     policy = load_policy(settings.model, start=start, seed=settings.training.seed)
     method.check(ctx, policy, examples)
     before: Mapping[str, float] = ctx.recorded(BASELINE) or {}
-    if state is None:
+    if saved is None or not finished:
         if not before and (before := _measures(ctx, policy, method, trained=False)):
             ctx.record(BASELINE, before)
-        state = _train(ctx, policy, method, to_dataset(examples))
+        saved = _train(ctx, policy, method, to_dataset(examples), saved)
     after = _measures(ctx, policy, method, trained=True)
     measures: dict[str, tuple[float | None, float | None]] = {
         name: (before.get(name), value) for name, value in after.items()
     }
     if method.measure not in measures:
-        logged = [entry[method.logged] for entry in state["log_history"] if method.logged in entry]
+        logged = [entry[method.logged] for entry in saved.log if method.logged in entry]
         measures[method.logged] = (logged[0], logged[-1])
     ctx.progress("save")
     output = ctx.scratch / "final"
     save_artifact(policy, output)
-    return StageResult(
-        output=output, steps=state["global_step"], measures=measures, usage=usage(policy)
-    )
+    return StageResult(output=output, steps=saved.step, measures=measures, usage=usage(policy))
 
 
 def read_examples(data: DataSettings | None, *, kind: Kind, cache: Path) -> Sequence[Example]:
@@ -90,18 +93,6 @@ def read_examples(data: DataSettings | None, *, kind: Kind, cache: Path) -> Sequ
     if not examples:
         raise DataError("there are no rows", source=data.path or data.format)
     return examples
-
-
-def _trained_state(checkpoint: Path | None) -> dict[str, Any] | None:
-    """The trainer's state in `checkpoint` where training is over, else None.
-
-    `Trainer.train` cannot be asked to go on from a checkpoint of the last step: with `max_steps` in
-    the middle of an epoch it would train one step more.
-    """
-    if checkpoint is None:
-        return None
-    state: dict[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text())
-    return state if state["global_step"] >= state["max_steps"] else None
 
 
 def _measures(
@@ -121,21 +112,31 @@ def _measures(
     return found
 
 
-def _train(ctx: StageContext, policy: Policy, method: Method, dataset: Any) -> dict[str, Any]:
-    """Train to the end; returns the trainer's state. Raises StageStopped after a stop that was saved."""
+def _train(
+    ctx: StageContext, policy: Policy, method: Method, dataset: Any, saved: Saved | None
+) -> Saved:
+    """Train to the end, on from `saved`; returns the state then. Raises StageStopped after a stop that was saved."""
     from transformers import PrinterCallback
 
     with unrounded(policy.model):
         trainer, callback = method.trainer(ctx, policy, dataset)
     trainer.remove_callback(PrinterCallback)
+    if saved is not None:
+        # TRL's count of tokens is no part of its checkpoints: it would begin at 0 again.
+        trainer._total_train_tokens = saved.tokens
+    if trainer.accelerator.scaler is None:
+        # A run in fp16 that goes on where it takes bf16 or fp32: the scaler has nowhere to go.
+        trainer._load_scaler = lambda checkpoint: None  # noqa: ARG005
     resume_from = str(ctx.resume_from) if ctx.resume_from else None
     try:
-        trainer.train(resume_from_checkpoint=resume_from)
+        with tensors_only():
+            trainer.train(resume_from_checkpoint=resume_from)
     except RuntimeError as error:
         raise _data_error(error) or error from None
     if callback.stopped:
         raise StageStopped
-    return {"global_step": trainer.state.global_step, "log_history": trainer.state.log_history}
+    state = trainer.state
+    return Saved(state.global_step, state.max_steps, state.log_history)
 
 
 def _data_error(error: RuntimeError) -> DataError | None:

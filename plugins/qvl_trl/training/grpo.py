@@ -59,6 +59,10 @@ class Grpo:
             max_completion_length=options["max_completion_length"],
             temperature=options["temperature"],
             beta=options["beta"],
+            # What was sampled serves one optimizer step and lives in memory alone: a step that used an
+            # earlier one's samples could not be resumed exactly.
+            steps_per_generation=settings.training.gradient_accumulation_steps,
+            num_iterations=1,
             loss_type=options["loss_type"],
             reward_weights=[weighted.weight for weighted in rewards],
             generation_kwargs={"suppress_tokens": vision_tokens(policy)},

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import set_seed
 
 from qvl_run import plugins
 from qvl_run.contract import DataError, Kind, StageError
 from qvl_run.settings import DataSettings, EvaluationSettings
 from qvl_trl.policy.load import load_policy
+from qvl_trl.training import course
+from qvl_trl.training.dpo import Dpo
+from qvl_trl.training.grpo import Grpo
 from qvl_trl.training.lengths import prompt_tokens
+from qvl_trl.training.sft import Sft
 from tests.qvl_trl.conftest import GRPO, FakeContext, Ran, scenes, stage_settings
 
 Make = Callable[..., FakeContext]
+METHODS: Mapping[str, course.Method] = {"sft": Sft(), "dpo": Dpo(), "grpo": Grpo()}
 
 
 def run_stage(ctx: FakeContext) -> Any:
@@ -80,13 +89,33 @@ def test_without_held_out_rows_the_training_log_is_reported(run: Callable[..., R
 
 
 def test_evaluation_does_not_disturb_training(run: Callable[..., Ran], grpo: Ran) -> None:
-    """GRPO samples: another random state would show."""
-
     def trained(ran: Ran) -> list[dict[str, float]]:
         return [{k: v for k, v in m.items() if k != "step_time"} for m in ran.ctx.metrics]
 
     settings = dataclasses.replace(grpo.ctx.settings, eval_data=None)
     assert trained(run(settings, input=grpo.ctx.input)) == trained(grpo)
+
+
+@pytest.mark.parametrize("uses", ["sft", "dpo", "grpo"])
+def test_measures_leave_the_random_state_as_it_was(uses: str, make_context: Make) -> None:
+    """Asked for directly: TRL sets the seed anew between the measures and the first step. Where an
+    earlier measure left it makes no difference to a measure either."""
+
+    def random_state() -> tuple[Any, ...]:
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    changes = {**(GRPO if uses == "grpo" else {}), "eval_data": scenes(split="test", size=4)}
+    evaluation = EvaluationSettings(data=scenes(split="test", size=2))
+    ctx = make_context(stage_settings(uses, **changes, evaluation=evaluation))
+    policy = load_policy(ctx.settings.model, start=None, seed=0)
+    found = []
+    for seed in (1, 2):
+        set_seed(seed)
+        before = random_state()
+        found.append(course._measures(ctx, policy, METHODS[uses], trained=False))
+        assert random_state() == before
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])

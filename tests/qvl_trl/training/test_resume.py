@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 import pytest
+import torch
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from qvl_run import plugins
 from qvl_run.contract import StageStopped
+from qvl_trl.policy.load import load_policy
 from tests.qvl_trl.conftest import FakeContext, Ran
 
 STAGES = ("sft", "dpo", "grpo")
@@ -58,10 +62,27 @@ def test_stops_when_asked_and_goes_on(
     assert weights(resumed) == weights(whole)
 
 
+def test_what_fp16_left_is_taken_by_another_precision(run: Callable[..., Ran], sft: Ran) -> None:
+    """A T4's run may go on where there is no loss to scale."""
+    folder = sft.ctx.scratch / "fp16" / "checkpoint-4"
+    shutil.copytree(sft.ctx.checkpoints[4], folder)
+    torch.save({"scale": 65536.0, "_growth_tracker": 4}, folder / "scaler.pt")
+    resumed = run(sft.ctx.settings, resume_from=folder, records=dict(sft.ctx.records))
+    assert weights(resumed) == weights(sft)
+
+
 @pytest.mark.parametrize("uses", STAGES)
 def test_training_changes_the_weights(uses: str, request: pytest.FixtureRequest) -> None:
+    """Every one of them, from those that the stage starts with."""
     whole: Ran = request.getfixturevalue(uses)
-    assert max(metrics["grad_norm"] for metrics in whole.ctx.metrics) > 0
+    settings = whole.ctx.settings
+    start = load_policy(settings.model, start=whole.ctx.input, seed=settings.training.seed)
+    before = get_peft_model_state_dict(start.model)
+    after = load_file(whole.result.output / "adapter_model.safetensors")
+    assert set(after) == set(before)
+    for name, tensor in after.items():
+        assert tensor.isfinite().all()
+        assert not torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.parametrize("uses", ["dpo", "grpo"])
