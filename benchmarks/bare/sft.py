@@ -14,6 +14,7 @@ from common import (
     user,
 )
 from peft import LoraConfig
+from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 
@@ -27,6 +28,7 @@ def main() -> None:
         }
         for row in read_rows(args.data)
     ]
+    set_seed(args.seed)  # TRL draws the adapter before it sets the seed itself
     trainer = SFTTrainer(
         model=load_model(args.model),
         processing_class=load_processor(args.model),

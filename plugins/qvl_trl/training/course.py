@@ -95,6 +95,10 @@ def read_examples(data: DataSettings | None, *, kind: Kind, cache: Path) -> Sequ
     return examples
 
 
+def _no_card(*_: Any, **__: Any) -> None:
+    """In place of what writes a README."""
+
+
 def _measures(
     ctx: StageContext, policy: Policy, method: Method, *, trained: bool
 ) -> dict[str, float]:
@@ -121,6 +125,8 @@ def _train(
     with unrounded(policy.model):
         trainer, callback = method.trainer(ctx, policy, dataset)
     trainer.remove_callback(PrinterCallback)
+    # A README in every checkpoint would be a third of a save's time.
+    trainer.create_model_card = policy.model.create_or_update_model_card = _no_card
     if saved is not None:
         # TRL's count of tokens is no part of its checkpoints: it would begin at 0 again.
         trainer._total_train_tokens = saved.tokens

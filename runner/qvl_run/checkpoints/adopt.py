@@ -37,7 +37,7 @@ def plain_checkpoint(
         raise Broken(f"its trainer_state.json is of step {step}")
     check_archives(folder)
     check_weights(folder)
-    for name in ("optimizer.pt", "scheduler.pt"):
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         if not (folder / name).is_file():
             raise Broken(
                 f"it has no {name}: it cannot be resumed, only started from (--init-from {folder})"

@@ -66,9 +66,17 @@ def put(
     raise AssertionError("there is always another name")
 
 
-def fetch(held: Held, manifest: Manifest, into: Path, disk: Disk = LOCAL) -> Path:
+def fetch(
+    held: Held,
+    manifest: Manifest,
+    into: Path,
+    *,
+    disk: Disk = LOCAL,
+    wait: Wait = lambda _: None,
+) -> Path:
     """`held` as a local folder that can be loaded from: itself where its store allows that, else a copy in `into` of
-    the files that the manifest names, verified while it is copied. Raises Broken and OSError."""
+    the files that the manifest names, verified while it is copied. `wait` is told of each chunk. Raises Broken and
+    OSError."""
     if (path := held.path) is not None:
         return path
     if into.exists():
@@ -79,7 +87,7 @@ def fetch(held: Held, manifest: Manifest, into: Path, disk: Disk = LOCAL) -> Pat
         path = into / PurePosixPath(entry.name)
         make_all(path.parent, disk)
         try:
-            disk.write(path, _hashed(held.read(entry.name), digest))
+            disk.write(path, _hashed(chunks_of(held.read(entry.name), wait), digest))
         except FileNotFoundError:
             raise Broken(f"{entry.name} is missing") from None
         if digest.hexdigest() != entry.sha256:

@@ -22,7 +22,6 @@ from qvl_run.checkpoints.manifest import Broken, Manifest
 from qvl_run.checkpoints.pick import Entry
 from qvl_run.checkpoints.store import Held, Store
 from qvl_run.checkpoints.transfer import fetch
-from qvl_run.disk import make_all
 from qvl_run.faults import crash_point
 from qvl_run.hardware import Machine
 from qvl_run.plan.make import Choices, Past, Places, choose, look, plan_stage
@@ -31,7 +30,7 @@ from qvl_run.run import recovery
 from qvl_run.run.attempt import AttemptFolder, Orders, next_attempt, records
 from qvl_run.run.child import STOPPED
 from qvl_run.run.events import Events
-from qvl_run.run.lease import Lease
+from qvl_run.run.lease import Interrupted, Lease
 from qvl_run.run.mirror import PATIENCE, Local, Mirror
 from qvl_run.run.process import ChildProcess, Process, environment
 from qvl_run.run.recovery import Failure
@@ -111,7 +110,7 @@ class Run:
     def run(self) -> Outcome:
         """Run every stage that is not done. Raises OSError where storage cannot be read or prepared, Owned where
         another runner is at work, Interrupted where the user ended the wait for one."""
-        make_all(self.where.storage)
+        self.where.prepare()
         self.store = self.where.store()
         self.lease = Lease(
             store=self.store,
@@ -164,12 +163,14 @@ class Run:
         )
 
     def _close_mirror(self) -> list[Local]:
-        show = self.machinery.show
+        before = self.machinery.stop()
         if (left := self.mirror.pending()) and self.store.local("") is None:
-            show.line(f"taking {len(left)} more to {self.store.place} (Ctrl-C ends that)")
+            self.machinery.show.line(
+                f"taking {len(left)} more to {self.store.place} (Ctrl-C ends that)"
+            )
         return self.mirror.close(
             patience=float("inf") if self.wait_for_store else PATIENCE,
-            enough=lambda: self.machinery.stop() > (0 if self.wait_for_store else 1),
+            enough=lambda: self.machinery.stop() > before,
         )
 
     def _stages(self, done: dict[str, StagePlan]) -> Outcome:
@@ -287,7 +288,7 @@ class Run:
         spec = plan.spec
         folder = next_attempt(self.where.attempts(spec.name))
         folder.write_orders(self._patiently(lambda: self._orders(plan, folder)))
-        env = environment(self.where.storage, drive=self.where.drive)
+        env = environment(self.where.downloads)
         self.events.add(
             "attempt_started", stage=spec.name, attempt=folder.path.name, step=plan.step
         )
@@ -305,7 +306,9 @@ class Run:
         local = self.where.scratch / "fetched"
         resume_from: Path | None = None
         if plan.state == "resume" and plan.held and plan.manifest:
-            resume_from = fetch(plan.held, plan.manifest, local / "checkpoint")
+            resume_from = fetch(
+                plan.held, plan.manifest, local / "checkpoint", wait=self._unless_stopped
+            )
         return Orders(
             settings=plan.settings,
             identity=plan.identity,
@@ -328,9 +331,16 @@ class Run:
         if held is None:
             return None
         try:
-            return held.path or fetch(held, manifests.read(held), into)
+            return held.path or fetch(
+                held, manifests.read(held), into, wait=self._unless_stopped
+            )
         except Broken as error:
             raise OSError(f"{held}: {error}") from None
+
+    def _unless_stopped(self, _: int) -> None:
+        """Raise Interrupted in the middle of a copy that the user does not want to wait for."""
+        if self.machinery.stop():
+            raise Interrupted
 
     def _watch(self, process: Process, folder: AttemptFolder, plan: StagePlan) -> int:
         """Wait for the end of `process`, showing where it is, and passing a wish to stop on to it."""
@@ -361,7 +371,7 @@ class Run:
             if not told:
                 told.append(True)
                 self.machinery.show.warn(
-                    f"{self.where.storage} does not answer; trying for up to "
+                    f"{self.where.place} does not answer; trying for up to "
                     f"{show_duration(self.job.storage.patience)}"
                 )
 

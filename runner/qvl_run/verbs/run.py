@@ -64,7 +64,8 @@ def main(
             file=sys.stderr,
         )
         return exit_codes.OWNED
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
+        show.line(f"\nstopped early; to go on: {_again()}")
         return exit_codes.STOPPED
     except Timeout:
         print(
@@ -84,11 +85,13 @@ def main(
 
 def _count_interrupts() -> list[int]:
     """Collects SIGINT, SIGTERM and SIGHUP (a closed terminal): the first asks to save and stop, the second to end
-    at once."""
+    at once. The third raises KeyboardInterrupt: whatever is waited for, it does not answer."""
     seen: list[int] = []
 
     def note(number: int, _: object) -> None:
         seen.append(number)
+        if len(seen) > 2:
+            raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, note)
@@ -98,9 +101,11 @@ def _count_interrupts() -> list[int]:
 def _greet(show: Show, job: Job, machine: Machine, where: Places) -> None:
     gpu = machine.gpu
     what = "no GPU" if gpu is None else f"{gpu.name}, {show_size(gpu.vram)}"
-    precision = decide.precision(gpu)
-    show.line(f"{job.name}: {what}; {precision.value} ({precision.rule})")
-    show.line(f"results in {where.storage}")
+    auto = decide.precision(gpu)
+    chosen = {spec.model.get("precision", "auto") for spec in job.stages}
+    precision = f"{auto.value} ({auto.rule})" if chosen == {"auto"} else ", ".join(sorted(chosen))
+    show.line(f"{job.name}: {what}; {precision}")
+    show.line(f"results in {where.place}")
 
 
 def _again() -> str:
@@ -116,8 +121,13 @@ def _finish(show: Show, outcome: Outcome, command: str) -> int:
     if outcome.ending == "done":
         last = outcome.outputs[-1] if outcome.outputs else None
         if last and outcome.result:
-            usage = str(last.facts.get("usage", "")).replace("{path}", str(outcome.result))
-            show.line(f"\nThe result is in {outcome.result}. To load it:\n\n{usage}")
+            place = str(outcome.result)
+            first = "download that folder, then:" if "://" in place else ""
+            path = outcome.result.last if first else place
+            usage = str(last.facts.get("usage", "")).replace("{path}", path)
+            show.line(
+                f"\nThe result is in {place}. To load it{', ' + first if first else ':'}\n\n{usage}"
+            )
         return exit_codes.DONE if stored else exit_codes.STOPPED
     if outcome.ending == "owned":
         show.line("\nanother qvl-run has taken this job over; this one has saved and ended")

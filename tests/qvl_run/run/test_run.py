@@ -13,9 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from qvl_run.checkpoints.manifest import Broken
 from qvl_run.checkpoints.pick import step_of
 from qvl_run.faults import POINTS
 from tests.conftest import Command
+from tests.qvl_run.checkpoints.test_manifest import check
 
 JOB = """
 version: 1
@@ -91,16 +93,36 @@ def test_a_kill_at_any_point_costs_at_most_one_save_interval(
     job = job_file(JOB + (f"storage: {{drive: drive, scratch: {other_disk}}}\n" if drive else ""))
     killed = qvl_run(job, env={"QVL_CRASH_AT": point})
     assert killed.returncode == -signal.SIGKILL
+    saved = newest(tmp_path, other_disk)
     again = qvl_run(job)
     assert again.returncode == 0, again.stdout + again.stderr
     root = tmp_path / ("drive" if drive else "qvl-runs/counting") / "checkpoints"
     assert json.loads((root / "second" / "final" / "sum.json").read_text())["sum"] == SUM
-    story = [
-        json.loads(line)
-        for path in sorted((root.parent / "runs" / "counting").glob("*.jsonl"))
-        for line in path.read_text().splitlines()
-    ]
+    *_, last = sorted((root.parent / "runs" / "counting").glob("*.jsonl"))
+    story = [json.loads(line) for line in last.read_text().splitlines()]
     assert story[-1]["ending"] == "done"
+    began = {e["stage"]: e["step"] for e in story if e["event"] == "attempt_started"}
+    for stage, total in (("first", 10), ("second", 8)):
+        expected = saved.get((stage, "checkpoint"), 0)
+        if (stage, "output") in saved:
+            assert stage not in began, "a finished stage is not run again"
+        else:
+            assert began[stage] == expected, "it goes on from the newest that was whole"
+        assert expected <= total
+
+
+def newest(*roots: Path) -> dict[tuple[str, str], int]:
+    """The highest step of each stage's whole checkpoints and outputs anywhere below `roots`."""
+    found: dict[tuple[str, str], int] = {}
+    for path in {path for root in roots for path in root.rglob("manifest.json")}:
+        try:
+            check(path.parent)
+        except Broken:
+            continue
+        body = json.loads(path.read_text())
+        place = (body["stage"], body["kind"])
+        found[place] = max(found.get(place, 0), body["step"])
+    return found
 
 
 @pytest.mark.parametrize(
@@ -217,7 +239,7 @@ def test_a_checkpoint_of_another_script_on_another_disk_is_gone_on_from(
     plain.mkdir()
     (plain / "trainer_state.json").write_text('{"global_step": 4, "max_steps": 10}')
     (plain / "sum.json").write_text('{"step": 4, "sum": 10}')
-    for name in ("optimizer.pt", "scheduler.pt"):
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         with zipfile.ZipFile(plain / name, "w") as archive:
             archive.writestr("data", "x")
     header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'

@@ -19,10 +19,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from transformers import Trainer, modeling_utils
 from transformers.trainer_pt_utils import safe_globals
-from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
@@ -146,14 +144,6 @@ def seen() -> Iterator[Seen]:
             patch.setattr(collator, "torch_call", collating(collator.torch_call))
         patch.setattr(Trainer, "get_batch_samples", taking(Trainer.get_batch_samples))
         patch.setattr(WeightedReward, "score", scoring(WeightedReward.score))
-        # A README in every checkpoint would take a third of the time.
-        for owner, name in (
-            (SFTTrainer, "create_model_card"),
-            (DPOTrainer, "create_model_card"),
-            (GRPOTrainer, "create_model_card"),
-            (PeftModel, "create_or_update_model_card"),
-        ):
-            patch.setattr(owner, name, lambda *args, **kwargs: None)
         yield seen
 
 
