@@ -17,13 +17,17 @@ from qvl_trl.policy.tokens import end_tokens, vision_tokens
 from qvl_trl.rewards.text import is_correct
 
 
-def accuracy(
-    ctx: StageContext, policy: Policy, examples: Sequence[Example], settings: EvaluationSettings
-) -> float:
-    """Share of `examples` whose greedy answer is theirs, normalised. Raises DataError on one without an answer."""
+def need_answers(examples: Sequence[Example]) -> None:
+    """Raise DataError for the first of `examples` that has no answer."""
     for example in examples:
         if example.answer is None:
             raise DataError('an evaluation row needs an "answer"', source=example.source)
+
+
+def accuracy(
+    ctx: StageContext, policy: Policy, examples: Sequence[Example], settings: EvaluationSettings
+) -> float:
+    """Share of `examples`, each with an answer, whose greedy answer is theirs, normalised."""
     right = 0
     for batch in batches(ctx, examples, size=settings.batch_size):
         given = greedy_answers(policy, batch, max_new_tokens=settings.max_new_tokens)

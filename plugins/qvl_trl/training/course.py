@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from qvl_run.contract import (
     StageStopped,
 )
 from qvl_run.settings import DataSettings
-from qvl_trl.evaluation.answers import accuracy
+from qvl_trl.evaluation.answers import accuracy, need_answers
 from qvl_trl.policy.artifact import save_artifact, usage
 from qvl_trl.policy.load import Policy, load_policy
 from qvl_trl.policy.lora import unrounded
@@ -43,7 +44,7 @@ class Method(Protocol):
     """The metric of TRL's log that is reported where there is no `eval_data`."""
 
     def check(self, ctx: StageContext, policy: Policy, examples: Sequence[Example]) -> None:
-        """Raise DataError for a row that cannot be trained on."""
+        """Raise DataError for a row that can be neither trained on nor measured."""
 
     def trainer(
         self, ctx: StageContext, policy: Policy, dataset: Any
@@ -67,13 +68,15 @@ def run_stage(ctx: StageContext, method: Method) -> StageResult:
     # where the policy came from, and must be the stage's input.
     start = ctx.resume_from if finished else ctx.input
     policy = load_policy(settings.model, start=start, seed=settings.training.seed)
+    held_out = read_held_out(ctx, method.kind)
     method.check(ctx, policy, examples)
+    method.check(ctx, policy, held_out.rows)
     before: Mapping[str, float] = ctx.recorded(BASELINE) or {}
     if saved is None or not finished:
-        if not before and (before := _measures(ctx, policy, method, trained=False)):
+        if not before and (before := _measures(ctx, policy, method, held_out, trained=False)):
             ctx.record(BASELINE, before)
         saved = _train(ctx, policy, method, to_dataset(examples), saved)
-    after = _measures(ctx, policy, method, trained=True)
+    after = _measures(ctx, policy, method, held_out, trained=True)
     measures: dict[str, tuple[float | None, float | None]] = {
         name: (before.get(name), value) for name, value in after.items()
     }
@@ -99,20 +102,40 @@ def _no_card(*_: Any, **__: Any) -> None:
     """In place of what writes a README."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What is measured on: `rows` of the stage's kind, and the `questions` of the job's evaluation; empty where the
+    job has none. Read before training: a row that cannot be used is told before hours were spent."""
+
+    rows: Sequence[Example]
+    questions: Sequence[Example]
+
+
+def read_held_out(ctx: StageContext, kind: Kind) -> HeldOut:
+    """The held-out rows. Raises StageError; DataError for a question without an answer."""
+    settings = ctx.settings
+    rows: Sequence[Example] = ()
+    questions: Sequence[Example] = ()
+    if settings.eval_data is not None:
+        rows = read_examples(settings.eval_data, kind=kind, cache=ctx.cache)
+    if settings.evaluation:
+        questions = read_examples(settings.evaluation.data, kind="prompt", cache=ctx.cache)
+        need_answers(questions)
+    return HeldOut(rows=rows, questions=questions)
+
+
 def _measures(
-    ctx: StageContext, policy: Policy, method: Method, *, trained: bool
+    ctx: StageContext, policy: Policy, method: Method, held_out: HeldOut, *, trained: bool
 ) -> dict[str, float]:
     """What the job asks to measure. Accuracy before training is that of a base model only: that of an
     upstream stage's output was measured there. Greedy throughout: draws no random number."""
     settings = ctx.settings
     found = {}
-    if settings.eval_data is not None:
-        held_out = read_examples(settings.eval_data, kind=method.kind, cache=ctx.cache)
-        found[method.measure] = method.score(ctx, policy, held_out)
+    if held_out.rows:
+        found[method.measure] = method.score(ctx, policy, held_out.rows)
     evaluation = settings.evaluation
     if evaluation and (trained or (ctx.input is None and evaluation.before_first)):
-        questions = read_examples(evaluation.data, kind="prompt", cache=ctx.cache)
-        found["accuracy"] = accuracy(ctx, policy, questions, evaluation)
+        found["accuracy"] = accuracy(ctx, policy, held_out.questions, evaluation)
     return found
 
 

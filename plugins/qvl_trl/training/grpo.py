@@ -31,26 +31,26 @@ class Grpo:
     logged = "reward"
 
     def check(self, ctx: StageContext, policy: Policy, examples: Sequence[Example]) -> None:
-        """Rewards must find their columns, completions their room, and one step its prompts."""
+        """Rewards must find their columns, and completions their room."""
         settings, options = ctx.settings, ctx.settings.options
         check_columns(examples, load_rewards(options["rewards"]))
         if limit := settings.training.max_seq_length:
             room = options["max_completion_length"]
             check_lengths(examples, policy.processor, limit=limit, room=room)
-        training = settings.training
-        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        prompts = rows // options["num_generations"]
-        if len(examples) < prompts:
-            raise DataError(
-                f"{len(examples)} rows are too few: one step takes {prompts} different prompts",
-                source=settings.data.path or settings.data.format if settings.data else "data",
-            )
 
     def trainer(
         self, ctx: StageContext, policy: Policy, dataset: Any
     ) -> tuple[Any, RunnerCallback]:
-        """TRL's trainer on `policy.model`."""
+        """TRL's trainer on `policy.model`. Raises DataError where there are too few rows for one step."""
         settings, options = ctx.settings, ctx.settings.options
+        training = settings.training
+        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        prompts = rows // options["num_generations"]
+        if len(dataset) < prompts:
+            raise DataError(
+                f"{len(dataset)} rows are too few: one step takes {prompts} different prompts",
+                source=settings.data.path or settings.data.format if settings.data else "data",
+            )
         callback = RolloutCallback(ctx)
         rewards = load_rewards(options["rewards"])
         config = GRPOConfig(

@@ -108,11 +108,12 @@ def test_measures_leave_the_random_state_as_it_was(uses: str, make_context: Make
     evaluation = EvaluationSettings(data=scenes(split="test", size=2))
     ctx = make_context(stage_settings(uses, **changes, evaluation=evaluation))
     policy = load_policy(ctx.settings.model, start=None, seed=0)
+    held_out = course.read_held_out(ctx, METHODS[uses].kind)
     found = []
     for seed in (1, 2):
         set_seed(seed)
         before = random_state()
-        found.append(course._measures(ctx, policy, METHODS[uses], trained=False))
+        found.append(course._measures(ctx, policy, METHODS[uses], held_out, trained=False))
         assert random_state() == before
     assert found[0] == found[1]
     assert len(found[0]) == 2
@@ -187,6 +188,15 @@ def test_a_reward_needs_its_column(make_context: Make, jsonl: Callable[..., Data
     ctx = make_context(stage_settings("grpo", **{**GRPO, "data": jsonl(4, answer=None)}))
     with pytest.raises(DataError, match=r'rows\.jsonl:1: the row lacks "answer", which the reward'):
         run_stage(ctx)
+
+
+def test_held_out_rows_are_judged_before_training(
+    make_context: Make, jsonl: Callable[..., DataSettings]
+) -> None:
+    ctx = make_context(stage_settings("grpo", **GRPO, eval_data=jsonl(1, answer=None)))
+    with pytest.raises(DataError, match=r'rows\.jsonl:1: the row lacks "answer"'):
+        run_stage(ctx)
+    assert "step" not in ctx.sections
 
 
 def test_an_evaluation_row_needs_an_answer(
