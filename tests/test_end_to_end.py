@@ -88,6 +88,18 @@ def test_the_same_command_then_has_nothing_to_do_and_tells_all(
     assert f"The result is in {final}" in done.stdout
 
 
+def test_numbers_of_other_held_out_rows_are_marked(
+    job_file: Callable[..., Path], qvl_run: Command
+) -> None:
+    same = qvl_run(job_file(JOB), env=ENV, timeout=20)
+    assert "sft *" not in same.stdout
+    done = qvl_run(job_file(JOB), "--set", "evaluation.data.with.size=5", env=ENV, timeout=20)
+    assert done.returncode == 0
+    assert "sft *" in done.stdout
+    assert "base model *" in done.stdout
+    assert "not comparable" in done.stdout
+
+
 def test_the_lines_beside_the_result_run_without_this_package(folder: Path) -> None:
     from PIL import Image
 

@@ -1,9 +1,9 @@
-"""The plugin contract: what a stage, a data format, a reward and a bundled model are to the runner.
+"""The plugin contract: what a stage, a data format, a reward, a bundled model and a store are to the runner.
 
-Each is an object behind an entry point (`qvl.stages`, `qvl.data_formats`, `qvl.rewards`, `qvl.models`). Importing
-the module that holds it must stay cheap: no torch, no transformers; `run`, `examples` and `score` may import what
-they like. `schema` is a JSON Schema (draft 2020-12) of the object's `with:`, closed by `additionalProperties: false`,
-with a title, a description and a default for every key that has one.
+Each is an object behind an entry point (`qvl.stages`, `qvl.data_formats`, `qvl.rewards`, `qvl.models`, `qvl.stores`).
+Importing the module that holds it must stay cheap: no torch, no transformers; `run`, `examples`, `score` and `open` may
+import what they like. `schema` is a JSON Schema (draft 2020-12) of the object's `with:`, closed by
+`additionalProperties: false`, with a title, a description and a default for every key that has one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from qvl_run.checkpoints.store import Store
 from qvl_run.settings import DataSettings, StageSettings
 
 Kind = Literal["sft", "preference", "prompt"]
@@ -210,3 +211,22 @@ class BundledModel(Protocol):
 
     def folder(self) -> Path:
         """The folder that `from_pretrained` takes."""
+
+
+@runtime_checkable
+class StoreScheme(Protocol):
+    """One kind of store, chosen in a job by the scheme of `storage.bucket`. `tests/qvl_run/checkpoints/test_stores.py`
+    holds what every store must do."""
+
+    name: str
+    """The scheme, without `://`."""
+
+    def missing(self) -> Sequence[str]:
+        """What `pip install` must bring before `open` works; empty where all is there. Imports none of it."""
+
+    def check(self, url: str) -> Iterable[str]:
+        """Pure: what is wrong with `url`, for people. It has the right scheme, no user and no password."""
+
+    def open(self, url: str) -> Store:
+        """The store whose root `url` is. Credentials come from elsewhere. Raises OSError where it cannot be made; it
+        need not be reached yet."""

@@ -1,4 +1,4 @@
-"""Plugins by entry point: stages, data formats, rewards and bundled models, from any installed distribution.
+"""Plugins by entry point: stages, data formats, rewards, bundled models and stores, from any installed distribution.
 
 Names are listed without importing anything; an object is imported when a job uses it. A plugin that fails to import
 is a `PluginError` naming its distribution; two that share a name are an error naming both.
@@ -12,14 +12,15 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
-from qvl_run.contract import BundledModel, DataFormat, Reward, Stage
+from qvl_run.contract import BundledModel, DataFormat, Reward, Stage, StoreScheme
 
-Group = Literal["qvl.stages", "qvl.data_formats", "qvl.rewards", "qvl.models"]
+Group = Literal["qvl.stages", "qvl.data_formats", "qvl.rewards", "qvl.models", "qvl.stores"]
 GROUPS: Mapping[Group, type] = {
     "qvl.stages": Stage,
     "qvl.data_formats": DataFormat,
     "qvl.rewards": Reward,
     "qvl.models": BundledModel,
+    "qvl.stores": StoreScheme,
 }
 
 
@@ -88,6 +89,12 @@ def stage(name: str) -> Stage:
 def data_format(name: str) -> DataFormat:
     """The data format called `name`; see `load`."""
     plugin: DataFormat = load("qvl.data_formats", name)
+    return plugin
+
+
+def store(scheme: str) -> StoreScheme:
+    """The kind of store that URLs of `scheme` name; see `load`."""
+    plugin: StoreScheme = load("qvl.stores", scheme)
     return plugin
 
 

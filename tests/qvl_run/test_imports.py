@@ -12,6 +12,9 @@ HEAVY = {
     "numpy",
     "PIL",
     "bitsandbytes",
+    "fsspec",
+    "s3fs",
+    "gcsfs",
 }
 
 

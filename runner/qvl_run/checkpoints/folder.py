@@ -42,7 +42,11 @@ class FolderStore:
     def sizes(self, folder: str) -> dict[str, int]:
         """See `Store`."""
         self._alive()
-        below = files_below(self.root / folder, self._disk)
+        try:
+            below = list(files_below(self.root / folder, self._disk))
+        except FileNotFoundError:
+            self._prove_absent(folder)
+            return {}
         return {name: size for name, kind, size in below if kind == "file"}
 
     def read(self, name: str) -> Iterator[bytes]:

@@ -156,7 +156,7 @@ def check_sizes(held: Held, manifest: Manifest) -> None:
     except NotADirectoryError:
         raise Broken("it is no folder") from None
     if NAME not in sizes:
-        raise Broken("its manifest is a link")
+        raise Broken("its manifest is a link, or has gone")
     for entry in manifest.files:
         size = sizes.get(entry.name)
         if size is None:

@@ -1,7 +1,7 @@
 """Where checkpoints outlive the machine: named files behind a Protocol of a few methods.
 
-A store is found by the entry-point group `qvl.stores`: a plain path is the store `folder`, `scheme://...` the one
-called `scheme`. What it must promise is little, since everything read from it is verified: a file that was written may
+A plain path is a `FolderStore`; for `scheme://...` the entry-point group `qvl.stores` has one called `scheme`. What it
+must promise is little, since everything read from it is verified: a file that was written may
 be missing, empty, cut short or late. What it must not do is show one file's bytes under another's name.
 """
 
@@ -33,7 +33,8 @@ class Store(Protocol):
         """Names of files and folders directly in `folder`, sorted; empty where there surely is none."""
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Every regular file below `folder`, by its name relative to it: bytes. Links are left out."""
+        """Every regular file below `folder`, by its name relative to it: bytes. Links are left out; empty where there
+        surely is no such folder."""
 
     def read(self, name: str) -> Iterator[bytes]:
         """The content, in chunks of a few MiB. Raises FileNotFoundError where there surely is none."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from qvl_run import plugins
 from qvl_run.disk import LOCAL, sha256
-from qvl_run.settings import to_json
+from qvl_run.settings import StageSettings, to_json
 from qvl_run.spec.job import StageSpec
 from qvl_run.spec.paths import expanded
 from qvl_run.spec.resolve import model_settings
@@ -66,6 +66,15 @@ def identity(stage: StageSpec, *, upstream: str | None, init_from: Path | None) 
 def key(identity: Mapping[str, Any]) -> str:
     """Hex digest of `identity`."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def measured_on(settings: StageSettings) -> str:
+    """A short digest of what the stage is measured on: numbers are comparable only where it is equal."""
+    what = {
+        "evaluation": None if settings.evaluation is None else to_json(settings.evaluation),
+        "eval_data": None if settings.eval_data is None else to_json(settings.eval_data),
+    }
+    return key(what)[:12]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> Iterator[str]:

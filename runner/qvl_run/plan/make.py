@@ -20,6 +20,7 @@ from qvl_run.checkpoints.index import Index
 from qvl_run.checkpoints.manifest import Broken
 from qvl_run.checkpoints.pick import Entry
 from qvl_run.checkpoints.store import Held, Store
+from qvl_run.disk import make_all
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide, identity, origin
 from qvl_run.plan.plan import Plan, StagePlan
@@ -39,9 +40,11 @@ class Choices:
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where a job's files lie. `storage` outlives the machine; `scratch` is this machine's own."""
+    """Where a job's files lie. `storage`, or what the URL `bucket` names, outlives the machine; exactly one of them is
+    there. `scratch` is this machine's own."""
 
-    storage: Path
+    storage: Path | None
+    bucket: str | None = None
     scratch: Path
     drive: bool
     run: str
@@ -56,8 +59,26 @@ class Places:
         """Generated data."""
         return self.scratch / "cache"
 
+    @property
+    def place(self) -> str:
+        """What outlives the machine, for people."""
+        return self.bucket or str(self.storage)
+
+    @property
+    def downloads(self) -> Path | None:
+        """The folder that keeps downloads for other machines; None where they go anywhere on this one."""
+        return self.storage if self.drive else None
+
+    def prepare(self) -> None:
+        """Make what must be there before anything is stored. Raises OSError."""
+        if self.storage is not None:
+            make_all(self.storage)
+
     def store(self) -> Store:
-        """The store that `storage` is. Raises OSError where it cannot be reached."""
+        """The store that outlives the machine. Raises OSError where it cannot be reached."""
+        if self.storage is None:
+            assert self.bucket is not None
+            return plugins.store(self.bucket.partition("://")[0]).open(self.bucket)
         return FolderStore(self.storage, lasting=not mounts.uploads_later(self.storage))
 
     def committed(self, stage: str) -> list[Entry]:
@@ -70,21 +91,39 @@ class Places:
 
 def places(job: Job) -> Places:
     """Where `job` keeps its files, from its `storage`."""
-    drive, scratch = job.storage.drive, job.storage.scratch
-    storage = drive or Path.cwd() / "qvl-runs" / job.name
-    if scratch is None and drive:
+    drive, bucket, scratch = job.storage.drive, job.storage.bucket, job.storage.scratch
+    here = Path.cwd() / "qvl-runs" / job.name
+    if scratch is None and (drive or bucket):
         scratch = Path(platformdirs.user_cache_dir("qvl-run"))
     return Places(
-        storage=storage,
+        storage=None if bucket else drive or here,
+        bucket=bucket,
         # Jobs may share a drive; on the machine's disk each has its own folder.
-        scratch=scratch / job.name if scratch else storage / "scratch",
+        scratch=scratch / job.name if scratch else here / "scratch",
         drive=drive is not None,
         run=f"runs/{job.name}",
     )
 
 
+def store_missing(job: Job) -> Iterator[Diagnostic]:
+    """What must be installed before the store of `job` can be opened."""
+    if job.storage.bucket is None:
+        return
+    scheme = job.storage.bucket.partition("://")[0]
+    if missing := plugins.store(scheme).missing():
+        yield Diagnostic(
+            code="QVL410",
+            message=f"storage.bucket needs {', '.join(missing)}, not installed here",
+            span=job.document.span(("storage", "bucket")),
+            hint=f"pip install {' '.join(missing)}",
+        )
+
+
 def make_plan(job: Job, machine: Machine, *, choices: Choices | None = None) -> Plan:
-    """The plan of `job` on `machine`. Raises OSError where the storage cannot be read: that decides nothing."""
+    """The plan of `job` on `machine`. Raises OSError where the storage cannot be read: that decides nothing; JobError
+    where nothing is installed that could read it."""
+    if missing := list(store_missing(job)):
+        raise JobError(missing)
     choices, where = choices or Choices(), places(job)
     past = look(job, where)
     done: dict[str, StagePlan] = {}
@@ -97,7 +136,7 @@ def make_plan(job: Job, machine: Machine, *, choices: Choices | None = None) -> 
     return Plan(
         job=job,
         machine=machine,
-        storage=where.storage,
+        storage=where.place,
         scratch=where.scratch,
         decisions=(decide.precision(machine.gpu), decide.attention()),
         stages=tuple(done.values()),
@@ -115,7 +154,8 @@ class Past:
 
 def opened(where: Places) -> Store | None:
     """The store, None where nothing was ever written to it. Raises OSError where that cannot be told."""
-    return where.store() if _there(where.storage) else None
+    there = where.storage is None or _there(where.storage)
+    return where.store() if there else None
 
 
 def look(job: Job, where: Places, store: Store | None = None) -> Past:
@@ -125,7 +165,7 @@ def look(job: Job, where: Places, store: Store | None = None) -> Past:
     store = store or opened(where)
     if store is None:
         nothing = {name: generation.Generation() for name in names}
-        return Past(index=Index(FolderStore(where.storage), ()), generations=nothing)
+        return Past(index=Index(FolderStore(Path(where.place)), ()), generations=nothing)
     return Past(
         index=Index(store, names),
         generations={name: generation.read(store, where.run, name) for name in names},

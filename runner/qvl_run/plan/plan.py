@@ -50,12 +50,12 @@ class StagePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The whole plan. `storage` is the folder that outlives the machine; `findings` are what the machine cannot do
-    that the job asks for."""
+    """The whole plan. `storage` is the folder or URL that outlives the machine; `findings` are what the machine cannot
+    do that the job asks for."""
 
     job: Job
     machine: Machine
-    storage: Path
+    storage: str
     scratch: Path
     decisions: tuple[Decision, ...]
     stages: tuple[StagePlan, ...]
@@ -78,7 +78,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
             "ram": plan.machine.ram,
             "cores": plan.machine.cores,
         },
-        "storage": str(plan.storage),
+        "storage": plan.storage,
         "scratch": str(plan.scratch),
         "mirror_rate": plan.job.storage.mirror_rate,
         "patience": plan.job.storage.patience,

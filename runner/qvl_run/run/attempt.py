@@ -19,7 +19,7 @@ from qvl_run.settings import StageSettings, from_json, to_json
 @dataclass(frozen=True, kw_only=True)
 class Orders:
     """What the child is told. `seconds` is the time that earlier attempts put into the checkpoint it resumes from;
-    `recorded` what earlier attempts measured; `facts` go into every manifest."""
+    `recorded` what earlier attempts measured, on what has the digest `measured_on`; `facts` go into every manifest."""
 
     settings: StageSettings
     identity: Mapping[str, Any]
@@ -29,6 +29,7 @@ class Orders:
     resume_from: str | None
     cache: str
     seconds: float
+    measured_on: str
     recorded: Mapping[str, Mapping[str, float]]
     facts: Mapping[str, Any]
 
@@ -87,11 +88,11 @@ def committed(parent: Path) -> list[Path]:
     return [path.parent for work in works for path in sorted(work.rglob(MANIFEST))]
 
 
-def records(parent: Path, key: str) -> dict[str, Mapping[str, float]]:
-    """What the attempts below `parent` recorded for the same `key`, the newest last."""
+def records(parent: Path, key: str, *, measured_on: str) -> dict[str, Mapping[str, float]]:
+    """What the attempts below `parent` recorded for the same `key` and held-out rows, the newest last."""
     found: dict[str, Mapping[str, float]] = {}
     for path in sorted(parent.glob("attempt-*")):
         data = AttemptFolder(path).read("records")
-        if data and data.get("key") == key:
+        if data and (data.get("key"), data.get("measured_on")) == (key, measured_on):
             found.update(data["values"])
     return found

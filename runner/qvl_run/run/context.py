@@ -111,6 +111,7 @@ class ChildContext:
     def commit_output(self, folder: Path, *, step: int, facts: Mapping[str, Any]) -> None:
         """Write the manifest of the stage's output."""
         cost = {
+            "measured_on": self._orders.measured_on,
             "saves": self._saves,
             "save_seconds": round(self._save_seconds, 3),
             "loop_seconds": round(self._loop_ended - (self._loop_began or self._loop_ended), 3),
@@ -126,7 +127,14 @@ class ChildContext:
     def record(self, name: str, values: Mapping[str, float]) -> None:
         """See `StageContext`."""
         self._recorded[name] = dict(values)
-        self._folder.write("records", {"key": self._orders.key, "values": to_json(self._recorded)})
+        self._folder.write(
+            "records",
+            {
+                "key": self._orders.key,
+                "measured_on": self._orders.measured_on,
+                "values": to_json(self._recorded),
+            },
+        )
 
     def recorded(self, name: str) -> Mapping[str, float] | None:
         """See `StageContext`."""

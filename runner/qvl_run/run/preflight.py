@@ -1,4 +1,4 @@
-"""What must be there before a run starts: the training libraries, the drive, room on the disk."""
+"""What must be there before a run starts: the training libraries, the drive, what reads a bucket, room on the disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qvl_run.hardware import Machine
-from qvl_run.plan.make import Places
+from qvl_run.plan.make import Places, store_missing
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.job import Job
 from qvl_run.units import show_size
@@ -34,9 +34,11 @@ def preflight(job: Job, machine: Machine, where: Places) -> Iterator[Diagnostic]
             message="quantization and adamw_8bit need bitsandbytes, not installed here",
             hint='pip install "qvl-run[gpu]"',
         )
+    yield from store_missing(job)
+    drive = where.storage if where.drive else None
     if (
-        where.drive
-        and _COLAB_DRIVE in where.storage.parents
+        drive is not None
+        and _COLAB_DRIVE in drive.parents
         and not (_COLAB_DRIVE / "MyDrive").is_dir()
     ):
         yield Diagnostic(
@@ -45,11 +47,11 @@ def preflight(job: Job, machine: Machine, where: Places) -> Iterator[Diagnostic]
             span=job.document.span(("storage", "drive")),
             hint='in a cell of the notebook: from google.colab import drive; drive.mount("/content/drive")',
         )
-    elif where.drive and not where.storage.exists() and not where.storage.parent.is_dir():
+    elif drive is not None and not drive.exists() and not drive.parent.is_dir():
         # Made by us, it would lie under a mount point that nothing is mounted at, and all would start anew.
         yield Diagnostic(
             code="QVL411",
-            message=f"there is no folder {where.storage.parent} to hold storage.drive",
+            message=f"there is no folder {drive.parent} to hold storage.drive",
             span=job.document.span(("storage", "drive")),
             hint="mount the drive, or make the folder",
         )

@@ -76,13 +76,13 @@ _UNLESS_SET = {
 }
 
 
-def environment(storage: Path, *, drive: bool) -> dict[str, str]:
-    """Variables of the child. With a drive, downloads are kept on it, in the folders the guide names, unless the
-    user has set their own."""
+def environment(downloads: Path | None) -> dict[str, str]:
+    """Variables of the child. Downloads are kept below `downloads`, a drive, in the folders the guide names, unless the
+    user has set their own; None leaves them where they go anyway."""
     env = {"PYTHONFAULTHANDLER": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     env |= {name: value for name, value in _UNLESS_SET.items() if name not in os.environ}
-    if drive:
+    if downloads is not None:
         caches = {"HF_HUB_CACHE": "hf_cache", "HF_DATASETS_CACHE": "datasets_cache"}
         mine = {"HF_HUB_CACHE", "HF_HOME", "HF_DATASETS_CACHE"} & set(os.environ)
-        env |= {} if mine else {name: str(storage / folder) for name, folder in caches.items()}
+        env |= {} if mine else {name: str(downloads / folder) for name, folder in caches.items()}
     return env

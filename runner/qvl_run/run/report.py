@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qvl_run.checkpoints.manifest import Manifest
@@ -12,23 +12,27 @@ from qvl_run.units import show_duration
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One stage of the report. `accuracy` in 0..1; `measures` are (name, before, after)."""
+    """One stage of the report. `accuracy` in 0..1; `measures` are (name, before, after). What is `marked` cannot be
+    compared with the rest."""
 
     stage: str
     steps: int | None
     seconds: float | None
     accuracy: float | None
     measures: tuple[tuple[str, float | None, float | None], ...] = ()
+    marked: bool = False
 
 
-def rows(manifests: Sequence[Manifest]) -> list[Row]:
-    """A row for each output, and one for the base model before the first stage that measured it."""
+def rows(manifests: Sequence[Manifest], elsewhere: Collection[str] = ()) -> list[Row]:
+    """A row for each output, and one for the base model before the first stage that measured it. `elsewhere` names
+    stages that were measured on other held-out rows than the rest."""
     found: list[Row] = []
     for manifest in manifests:
         measures: Mapping[str, Any] = manifest.facts.get("measures", {})
         before, after = measures.get("accuracy", (None, None))
         if before is not None:
-            found.append(Row(stage="base model", steps=None, seconds=None, accuracy=before))
+            base = Row(stage="base model", steps=None, seconds=None, accuracy=before)
+            found.append(replace(base, marked=manifest.stage in elsewhere))
         own = tuple((name, *pair) for name, pair in measures.items() if name != "accuracy")
         found.append(
             Row(
@@ -37,6 +41,7 @@ def rows(manifests: Sequence[Manifest]) -> list[Row]:
                 seconds=manifest.facts.get("seconds"),
                 accuracy=after,
                 measures=own,
+                marked=manifest.stage in elsewhere,
             )
         )
     return found
@@ -45,7 +50,7 @@ def rows(manifests: Sequence[Manifest]) -> list[Row]:
 def cells(row: Row) -> tuple[str, str, str, str, str]:
     """`row` as text: stage, steps, time, accuracy, the stage's own measure."""
     return (
-        row.stage,
+        f"{row.stage} *" if row.marked else row.stage,
         "" if row.steps is None else str(row.steps),
         "" if row.seconds is None else show_duration(row.seconds),
         "" if row.accuracy is None else f"{row.accuracy:.1%}",

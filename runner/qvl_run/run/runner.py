@@ -24,6 +24,7 @@ from qvl_run.checkpoints.store import Held, Store
 from qvl_run.checkpoints.transfer import fetch
 from qvl_run.faults import crash_point
 from qvl_run.hardware import Machine
+from qvl_run.plan.identity import measured_on
 from qvl_run.plan.make import Choices, Past, Places, choose, look, plan_stage
 from qvl_run.plan.plan import StagePlan
 from qvl_run.run import recovery
@@ -71,11 +72,13 @@ class Machinery:
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a run ended. `outputs` are the manifests of the finished stages; `result` is where the last one's output
-    lies. `left` is what has not reached the store; `store` says where that is."""
+    lies. `elsewhere` names those of them that were measured on other held-out rows than the job now names. `left` is
+    what has not reached the store; `store` says where that is."""
 
     ending: Ending
     outputs: tuple[Manifest, ...] = ()
     result: Held | None = None
+    elsewhere: frozenset[str] = frozenset()
     stage: StagePlan | None = None
     failure: Failure | None = None
     log: Path | None = None
@@ -158,6 +161,12 @@ class Run:
             outcome,
             outputs=tuple(plan.manifest for plan in finished if plan.manifest),
             result=self._settled(finished[-1]).held if finished else None,
+            elsewhere=frozenset(
+                plan.spec.name
+                for plan in finished
+                if plan.manifest
+                and plan.manifest.facts.get("measured_on") != measured_on(plan.settings)
+            ),
             left=tuple(left),
             store=self.store,
         )
@@ -318,7 +327,12 @@ class Run:
             resume_from=_text(resume_from),
             cache=str(self.where.cache),
             seconds=float(plan.manifest.facts.get("seconds", 0.0)) if plan.manifest else 0.0,
-            recorded=records(self.where.attempts(plan.spec.name), plan.key),
+            measured_on=measured_on(plan.settings),
+            recorded=records(
+                self.where.attempts(plan.spec.name),
+                plan.key,
+                measured_on=measured_on(plan.settings),
+            ),
             facts={
                 "plugin": plugins.version_of("qvl.stages", plan.spec.uses),
                 "machine": self.lease.me.boot,
@@ -331,9 +345,7 @@ class Run:
         if held is None:
             return None
         try:
-            return held.path or fetch(
-                held, manifests.read(held), into, wait=self._unless_stopped
-            )
+            return held.path or fetch(held, manifests.read(held), into, wait=self._unless_stopped)
         except Broken as error:
             raise OSError(f"{held}: {error}") from None
 

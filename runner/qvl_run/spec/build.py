@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qvl_run import plugins, units
+from qvl_run.plugins import PluginError
 from qvl_run.settings import DataSettings, EvaluationSettings, TrainingSettings, from_json
 from qvl_run.spec import schema
-from qvl_run.spec.diagnostic import Diagnostic, JobError
+from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
 from qvl_run.spec.document import Document, Key
 from qvl_run.spec.job import Hardware, Job, StageSpec, Storage
 from qvl_run.spec.order import upstreams
@@ -43,6 +44,7 @@ class _Builder:
         stored = data.get("storage", {})
         storage = Storage(
             drive=self.storage_folder("drive"),
+            bucket=self.bucket(stored),
             scratch=self.storage_folder("scratch"),
             mirror_rate=units.size(stored.get("mirror_rate", "64MiB")),
             patience=units.duration(stored.get("patience", "60s")),
@@ -120,6 +122,47 @@ class _Builder:
                 "QVL221", f"storage.{key} climbs out with ..: {text}", at, "write the whole path"
             )
         return folder
+
+    def bucket(self, stored: Mapping[str, Any]) -> str | None:
+        """The URL of `storage.bucket`. What it holds besides its scheme is shown in no message: it may be a secret."""
+        at: At = ("storage", "bucket")
+        if "bucket" not in stored:
+            return None
+        if "drive" in stored:
+            message = "storage.drive and storage.bucket are two answers to one question"
+            self.find(
+                "QVL223", message, at, "leave one out; `drive: !reset` drops one that is inherited"
+            )
+        url = self.text(stored["bucket"], at)
+        if _ENV.search(url):
+            return None  # told already
+        scheme, separator, rest = url.partition("://")
+        if not separator:
+            hint = "for example: s3://my-bucket/qwen3_vl; a folder is storage.drive"
+            self.find("QVL224", "storage.bucket takes a URL", at, hint)
+        elif "@" in rest.partition("/")[0]:
+            hint = "take it out, and give it up if others have seen it; credentials belong in the environment"
+            message = "storage.bucket holds a user or a password"
+            self.find("QVL225", message, at, hint)
+        elif any(not char.isprintable() or char in "?#\\" for char in rest):
+            message = "storage.bucket holds characters that no name in a bucket should have"
+            self.find("QVL224", message, at, "a URL without ?, # and backslashes")
+        elif ".." in rest.split("/"):
+            self.find("QVL221", "storage.bucket climbs out with ..", at, "write the whole URL")
+        elif scheme not in (known := plugins.installed("qvl.stores")):
+            message = f'there is no store called "{scheme}"'
+            self.find("QVL204", message, at, did_you_mean(scheme, known))
+        else:
+            self.store_findings(scheme, url, at)
+        return url.rstrip("/")
+
+    def store_findings(self, scheme: str, url: str, at: At) -> None:
+        """What the store itself says of `url`."""
+        try:
+            for message in plugins.store(scheme).check(url):
+                self.find("QVL224", f"storage.bucket cannot be used: {message}", at)
+        except PluginError as error:
+            self.find("QVL205", str(error), at)
 
     def folder(self, text: str | None, at: At, *, base: Path | None = None) -> Path | None:
         """An absolute path; a relative one starts at the file that says it."""

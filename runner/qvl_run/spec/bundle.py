@@ -7,6 +7,7 @@ by if/then, which blames the right key in every validator.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,9 @@ def bundled_schema() -> dict[str, Any]:
             else {"required": ["path"]}
         )
         definitions["data"]["allOf"].append({"if": _is("format", name), "then": rule})
+    schemes = "|".join(re.escape(name) for name in _usable("qvl.stores"))
+    bucket = schema["properties"]["storage"]["properties"]["bucket"]
+    bucket["pattern"] = rf"^(\$\{{env:|({schemes})://)"
     return schema
 
 

@@ -137,8 +137,8 @@ CODES: Mapping[str, Code] = {
     ),
     "QVL204": Code(
         title="a plugin that is not installed",
-        text="No installed distribution has a stage, data format or reward of that name. `qvl-run plugins` lists what "
-        "there is.",
+        text="No installed distribution has a stage, data format, reward or store of that name. `qvl-run plugins` "
+        "lists what there is; a store is named by the scheme of its URL.",
     ),
     "QVL205": Code(
         title="a plugin that cannot be used",
@@ -218,6 +218,27 @@ CODES: Mapping[str, Code] = {
         title="an environment variable that is not set",
         text="`${env:NAME}` stands for the variable's value, which is never shown. It works in paths and model names.",
     ),
+    "QVL223": Code(
+        title="both a drive and a bucket",
+        text="Checkpoints have one place that outlives the machine: a folder, such as a mounted Google Drive, or a "
+        "bucket. `drive: !reset` drops one that is inherited.",
+        wrong="storage: {drive: /content/drive/MyDrive/run, bucket: s3://my-bucket/run}",
+        right="storage: {bucket: s3://my-bucket/run}",
+    ),
+    "QVL224": Code(
+        title="a bucket's URL that cannot be used",
+        text="`storage.bucket` takes a scheme, a bucket and a folder in it. Only plain names are taken: no `?`, no "
+        "`#`, no backslash. `qvl-run plugins` lists the schemes that are installed.",
+        wrong="storage: {bucket: my-bucket/qwen3_vl}",
+        right="storage: {bucket: s3://my-bucket/qwen3_vl}",
+    ),
+    "QVL225": Code(
+        title="a secret in the job file",
+        text="A job file is copied, shown and committed. Credentials belong where s3fs and gcsfs look for them: "
+        "environment variables, their own files, the role of the machine.",
+        wrong="storage: {bucket: s3://KEY:SECRET@my-bucket/run}",
+        right="storage: {bucket: s3://my-bucket/run}",
+    ),
     "QVL301": Code(
         title="a row that cannot be used",
         text="The line is no JSON, lacks a key or its image, or the image cannot be read. Rows are checked before "
@@ -250,7 +271,7 @@ CODES: Mapping[str, Code] = {
     "QVL410": Code(
         title="a library that is not installed",
         text='Checking and planning need little; training needs `pip install "qvl-run[train]"`, quantization and '
-        "8-bit optimizers `[train,gpu]`.",
+        "8-bit optimizers `[train,gpu]`, a bucket `[train,buckets]`.",
     ),
     "QVL411": Code(
         title="Google Drive is not mounted",

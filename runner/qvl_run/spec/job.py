@@ -31,11 +31,13 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """`drive`: the folder that outlives the machine; None means `qvl-runs/` here. `scratch`: on the machine's own
-    disk; None means below the lasting folder, or the user's cache folder where that is a drive. `mirror_rate`: bytes a
+    """`drive`: the folder that outlives the machine, or `bucket`: the URL of a store that does; with neither it is
+    `qvl-runs/` here. `scratch`: on the machine's own disk; None means below the lasting folder, or the user's cache
+    folder where that is a drive or a bucket. `mirror_rate`: bytes a
     second that checkpoints are taken there with; `patience`: seconds to wait for a drive that does not answer."""
 
     drive: Path | None = None
+    bucket: str | None = None
     scratch: Path | None = None
     mirror_rate: int = 64 * 1024**2
     patience: float = 60.0

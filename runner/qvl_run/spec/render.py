@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,8 @@ from qvl_run.spec.diagnostic import Diagnostic
 
 WIDTH = 160
 """Characters of a source line that are shown."""
+_SECRET = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+"""User and password of a URL: whoever reads a log of findings has not read the file."""
 
 
 def render(diagnostics: Iterable[Diagnostic], *, colour: bool = False) -> str:
@@ -92,4 +95,5 @@ def _lines(file: str) -> list[str]:
         text = Path(file).read_text(encoding="utf-8-sig", errors="replace")
     except (OSError, ValueError):
         return []
+    text = _SECRET.sub(lambda found: "*" * len(found[0]), text)
     return ["".join(c if c.isprintable() else " " for c in line) for line in text.splitlines()]

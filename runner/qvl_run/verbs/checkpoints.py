@@ -63,7 +63,7 @@ def main(job: str, *, verify: bool, prune: bool, adopting: bool, yes: bool, **op
     plan = make_plan(loaded, hardware.probe(), choices=choices)
     store = opened(where)
     if store is None:
-        click.echo(f"there is nothing in {where.storage} yet")
+        click.echo(f"there is nothing in {where.place} yet")
         return exit_codes.DONE
     if not (prune or adopting):
         past = look(loaded, where, store)

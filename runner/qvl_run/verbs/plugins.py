@@ -22,6 +22,8 @@ def main() -> None:
             except PluginError as error:
                 click.echo(f"    cannot be used: {error}")
                 continue
+            if group == "qvl.stores" and (missing := plugin.missing()):
+                click.echo(f"    needs: pip install {' '.join(missing)}")
             for key, sub in getattr(plugin, "schema", {}).get("properties", {}).items():
                 default = f" (default {json.dumps(sub['default'])})" if "default" in sub else ""
                 click.echo(f"    {key}: {sub.get('description', '')}{default}")

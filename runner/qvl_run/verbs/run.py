@@ -182,6 +182,10 @@ def _table(outcome: Outcome) -> None:
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("its own measure")
-    for row in report.rows(outcome.outputs):
+    for row in report.rows(outcome.outputs, outcome.elsewhere):
         table.add_row(*report.cells(row))
     Console(width=None if sys.stdout.isatty() else 120).print("\n", table, sep="")
+    if outcome.elsewhere:
+        print(
+            "* measured on other held-out rows than the job names now: not comparable with the rest"
+        )

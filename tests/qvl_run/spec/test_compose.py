@@ -140,6 +140,9 @@ def test_set_can_drop_a_key(job_file: Write) -> None:
         (BASE, {"settings": ["model.name=${env:QVL_NOT_SET}"]}, "QVL222"),
         (BASE, {"settings": ["storage.drive=s3://bucket/x"]}, "QVL220"),
         (BASE, {"settings": ["storage.drive=../up"]}, "QVL221"),
+        (BASE, {"settings": ["storage.bucket=${env:QVL_NOT_SET}"]}, "QVL222"),
+        (BASE, {"settings": ["storage.bucket=file://here/x"]}, "names no folder by its whole path"),
+        (BASE, {"settings": ["storage.bucket=s3://k:s@b/x"]}, "QVL225"),
         (BASE, {"settings": ["stages.sft.init_from=hf://x/y"]}, "QVL220"),
     ],
 )
@@ -168,6 +171,20 @@ def test_environment_variables_are_used_and_never_shown(
     assert job.shown(f"results in {job.storage.drive}") == "results in ${env:QVL_TEST_DRIVE}/run"
     assert not any("secret-place" in line for line in origin.lines(job))
     assert any("${env:QVL_TEST_DRIVE}/run" in line for line in origin.lines(job))
+
+
+def test_a_bucket_may_come_from_the_environment_but_not_with_a_secret(
+    job_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = job_file(BASE + 'storage: {bucket: "${env:QVL_TEST_BUCKET}/run"}\n')
+    monkeypatch.setenv("QVL_TEST_BUCKET", "s3://our-bucket")
+    job = load_job(path)
+    assert job.storage.bucket == "s3://our-bucket/run"
+    assert job.shown(f"results in {job.storage.bucket}") == "results in ${env:QVL_TEST_BUCKET}/run"
+    monkeypatch.setenv("QVL_TEST_BUCKET", "s3://me:pass-phrase@our-bucket")
+    told = failure(path)
+    assert "QVL225" in told
+    assert "pass-phrase" not in told
 
 
 def test_show_origin_names_files_options_and_defaults(job_file: Write) -> None:

@@ -140,7 +140,8 @@ def named_keys() -> set[str]:
 
 def test_the_job_sets_every_key_of_the_schema() -> None:
     # `extends` and `profiles` are consumed by composition (test_compose); lora, evaluation stand in two places.
-    assert schema_keys() - named_keys() == {"job.extends", "job.profiles"}
+    # `bucket` stands in place of `drive`, below.
+    assert schema_keys() - named_keys() == {"job.extends", "job.profiles", "storage.bucket"}
 
 
 def other(path: str, value: Any) -> Any:
@@ -212,3 +213,13 @@ def test_changing_the_key_changes_something(world: Path, path: str) -> None:
         at["data"] = {"format": "spatial_scenes"}
         at.pop("eval_data", None)
     assert seen(changed, world) != seen(JOB, world)
+
+
+def test_changing_the_bucket_changes_something(world: Path) -> None:
+    jobs = []
+    for name in ("one", "two"):
+        job = json.loads(json.dumps(JOB))
+        del job["storage"]["drive"]
+        job["storage"]["bucket"] = f"file://{world}/{name}"
+        jobs.append(seen(job, world))
+    assert jobs[0] != jobs[1]
