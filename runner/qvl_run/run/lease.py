@@ -8,6 +8,7 @@ on names that are never shared and on verifying what is read. Runners of one mac
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -68,10 +69,12 @@ def myself() -> Owner:
 
 @dataclass(kw_only=True)
 class Lease:
-    """The file in the run's folder `run` of `store`. `pause` waits for some seconds and says whether to go on."""
+    """The file in the run's folder `run` of `store`. `memory` is a file of this machine's disk that says that it has
+    owned the run. `pause` waits for some seconds and says whether to go on."""
 
     store: Store
     run: str
+    memory: Path
     me: Owner = field(default_factory=myself)
     clock: Callable[[], float] = time.time
     pause: Callable[[float], bool]
@@ -95,7 +98,14 @@ class Lease:
                 self.rival = self.me.token
             else:
                 self._outlast(other)
-        self._write()
+        try:
+            self._write()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # What is there can still be read, and training needs no room there.
+            self.rival = self.me.token
+            self.tell(f"warning: {self.store.place} is full: free some space there ({error})")
 
     def keep(self) -> None:
         """Give signs of life from now on, in the background."""
@@ -104,7 +114,7 @@ class Lease:
     def renew(self) -> None:
         """One sign of life. Raises OSError."""
         other = self._read()
-        if other is not None and other.token != self.me.token and not other.ended:
+        if other is not None and other.token != self.me.token:
             self.rival = self.me.token
             self._lost.set()
             return
@@ -153,12 +163,15 @@ class Lease:
         try:
             return Owner(**json.loads(text))
         except (ValueError, TypeError):
-            # Cut short on its way: whose it is cannot be told, so nothing is shared with it.
-            self.rival = self.me.token
+            # Cut short on its way. If this machine was not the last to write it, nothing is shared with who was.
+            if not self.memory.exists():
+                self.rival = self.me.token
             return None
 
     def _write(self) -> None:
         self.me = replace(self.me, beat=self.me.beat + 1, time=self.clock())
+        self.memory.parent.mkdir(parents=True, exist_ok=True)
+        self.memory.touch()
         self.store.write(f"{self.run}/{NAME}", [json.dumps(asdict(self.me)).encode()])
 
 

@@ -118,6 +118,7 @@ class Run:
         self.lease = Lease(
             store=self.store,
             run=self.where.run,
+            memory=self.where.scratch / "owned",
             clock=self.machinery.clock,
             pause=self._pause,
             tell=self.machinery.show.line,

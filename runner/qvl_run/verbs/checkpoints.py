@@ -73,7 +73,13 @@ def main(job: str, *, verify: bool, prune: bool, adopting: bool, yes: bool, **op
     try:
         where.scratch.mkdir(parents=True, exist_ok=True)
         with FileLock(where.scratch / "runner.lock", timeout=0):
-            lease = Lease(store=store, run=where.run, pause=lambda _: False, tell=click.echo)
+            lease = Lease(
+                store=store,
+                run=where.run,
+                memory=where.scratch / "owned",
+                pause=lambda _: False,
+                tell=click.echo,
+            )
             lease.acquire()
             try:
                 past = look(loaded, where, store)

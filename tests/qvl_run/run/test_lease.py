@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +17,9 @@ class World:
     """Two machines on one store, and a clock that only waiting moves."""
 
     def __init__(self, root: Path) -> None:
-        self.store = FolderStore(root)
+        (root / "drive").mkdir()
+        self.store = FolderStore(root / "drive")
+        self.memory = root / "scratch" / "owned"
         self.now = 1000.0
         self.told: list[str] = []
         self.waited = 0.0
@@ -25,7 +29,7 @@ class World:
 
     def lease(self, me: Owner | None = None) -> Lease:
         return Lease(
-            store=self.store, run="runs/job", me=me or HERE, clock=lambda: self.now, pause=self.pause,
+            store=self.store, run="runs/job", memory=self.memory, me=me or HERE, clock=lambda: self.now, pause=self.pause,
             tell=self.told.append,
         )  # fmt: skip
 
@@ -139,6 +143,42 @@ def test_a_process_of_this_machine_that_lives_is_refused_at_once(world: World) -
     with pytest.raises(Owned):
         world.lease().acquire()
     assert world.waited == 0.0
+
+
+def test_one_that_took_over_and_ended_is_noticed_too(world: World) -> None:
+    lease = world.lease()
+    lease.acquire()
+    world.write(replace(ELSEWHERE, ended=True))
+    lease.renew()
+    assert lease.lost
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_drive_is_told_of_and_stops_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(world.store, "write", full)
+    lease = world.lease()
+    lease.acquire()
+    assert "is full: free some space" in world.told[0]
+    assert lease.rival == HERE.token, "nobody knows of this run"
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        world.store, "write", lambda *_: (_ for _ in ()).throw(OSError(107, "gone"))
+    )
+    with pytest.raises(OSError, match="gone"):
+        world.lease().acquire()
+
+
+def test_a_lease_that_this_machine_cut_short_itself_changes_no_name(world: World) -> None:
+    world.lease().acquire()
+    world.write(b"")
+    again = world.lease(replace(HERE, token="again"))
+    again.acquire()
+    assert again.rival == ""
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"token": "x"}', b"[]", b"\xff"])
