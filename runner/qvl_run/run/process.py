@@ -71,8 +71,8 @@ class ChildProcess:
 _UNLESS_SET = {
     # TRL reports its use when a trainer is made: nobody asked the user.
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    # A stage trains on one GPU; with more in sight TRL refuses to start.
-    "CUDA_VISIBLE_DEVICES": "0",
+    # The driver's order, in which `qvl_run.hardware` has looked; CUDA's own is by speed.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
 
 
@@ -81,6 +81,8 @@ def environment(downloads: Path | None) -> dict[str, str]:
     user has set their own; None leaves them where they go anyway."""
     env = {"PYTHONFAULTHANDLER": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     env |= {name: value for name, value in _UNLESS_SET.items() if name not in os.environ}
+    # A stage trains on one GPU, the first that is visible; with more in sight TRL refuses to start.
+    env["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     if downloads is not None:
         caches = {"HF_HUB_CACHE": "hf_cache", "HF_DATASETS_CACHE": "datasets_cache"}
         mine = {"HF_HUB_CACHE", "HF_HOME", "HF_DATASETS_CACHE"} & set(os.environ)

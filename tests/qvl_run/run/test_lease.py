@@ -29,8 +29,8 @@ class World:
 
     def lease(self, me: Owner | None = None) -> Lease:
         return Lease(
-            store=self.store, run="runs/job", memory=self.memory, me=me or HERE, clock=lambda: self.now, pause=self.pause,
-            tell=self.told.append,
+            store=self.store, run="runs/job", memory=self.memory, me=me or HERE, clock=lambda: self.now,
+            pause=self.pause, tell=self.told.append,
         )  # fmt: skip
 
     def pause(self, seconds: float) -> bool:
