@@ -15,7 +15,6 @@ import pytest
 
 from tests.drive.mount import CannotMount, MountedDrive
 
-
 TRY = """
 import os, sys
 from pathlib import Path

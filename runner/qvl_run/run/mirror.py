@@ -8,6 +8,7 @@ does not go at all.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -30,6 +31,8 @@ INTERVAL = 0.5
 """Seconds between two looks for something new."""
 TRIES = 3
 """Tries in a row for one folder; then others get their turn."""
+LOOKS = 5
+"""Looks at this machine's disk: folders may be deleted while they are looked into."""
 SLOWEST = 60.0
 """Most seconds between two looks, while the store refuses."""
 PATIENCE = 20.0
@@ -106,7 +109,14 @@ class Mirror:
         return self.pending()
 
     def pending(self) -> list[Local]:
-        """What is not in the store and should be, the most precious first."""
+        """What is not in the store and should be, the most precious first. Raises OSError where this machine's disk
+        cannot be read."""
+        for _ in range(LOOKS - 1):
+            with contextlib.suppress(FileNotFoundError):
+                return self._pending()
+        return self._pending()
+
+    def _pending(self) -> list[Local]:
         found = self._locals()
         newest = {
             id(local)

@@ -134,14 +134,23 @@ def test_a_new_start_knows_what_is_there_already(setting: Setting) -> None:
 def test_a_folder_that_goes_while_it_is_looked_into_ends_nothing(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone() -> list[Entry]:
-        raise FileNotFoundError("checkpoint-10")
+    looks = 0
 
-    with monkeypatch.context() as patched:
-        patched.setattr(setting.mirror, "committed", gone)
-        assert not setting.mirror.sweep()
+    def going() -> list[Entry]:
+        nonlocal looks
+        looks += 1
+        if looks % 3:
+            raise FileNotFoundError("checkpoint-10")
+        return setting.committed()
+
     setting.save(10)
+    monkeypatch.setattr(setting.mirror, "committed", going)
+    assert [local.name for local in setting.mirror.pending()] == ["sft/checkpoint-10"]
+    monkeypatch.setattr(setting.mirror, "committed", lambda: (_ for _ in ()).throw(OSError("dead")))
+    assert not setting.mirror.sweep()
+    monkeypatch.undo()
     assert setting.mirror.sweep()
+    assert setting.stored == ["checkpoint-10"]
 
 
 def test_the_end_of_a_run_takes_what_is_left_and_names_what_it_cannot(setting: Setting) -> None:
