@@ -183,7 +183,9 @@ def digest(value: Any) -> Any:
     """`value` with every tensor and array in it replaced by a digest of its bytes."""
     if isinstance(value, torch.Tensor):
         value = (
-            value.detach().contiguous().view(torch.uint8).numpy() if value.dim() else value.item()
+            value.detach().cpu().contiguous().view(torch.uint8).numpy()
+            if value.dim()
+            else value.item()
         )
     if hasattr(value, "tobytes"):
         return hashlib.sha256(value.tobytes()).hexdigest()
