@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from qvl_run import __version__, exit_codes, resources
-from qvl_run.spec.diagnostic import JobError
+from qvl_run.spec.diagnostic import JobError, did_you_mean
 
 
 class _JobOrVerb(click.Group):
@@ -23,6 +23,10 @@ class _JobOrVerb(click.Group):
         first = args[0]
         if first not in self.commands and _looks_like_a_job(first):
             return "run", self.commands["run"], args
+        if first not in self.commands and not first.startswith("-"):
+            known = [*self.commands, *resources.shipped_jobs()]
+            hint = did_you_mean(first, known)
+            raise click.UsageError(f'there is no command, no file and no job "{first}": {hint}', ctx)
         return super().resolve_command(ctx, args)
 
 

@@ -161,7 +161,18 @@ def test_a_wrong_command_line_is_told(
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_verb_is_clicks_usage_error(qvl_run: Command) -> None:
-    done = qvl_run("valdate")
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("vaildate", 'did you mean "validate"?'),
+        ("t4_ful_pipeline", 'did you mean "t4_full_pipeline"?'),
+        ("zzzzzz", "known: a100_full_pipeline, checkpoints"),
+    ],
+)
+def test_a_word_that_is_nothing_is_told_with_what_is_near(
+    qvl_run: Command, word: str, hint: str
+) -> None:
+    done = qvl_run(word)
     assert done.returncode == 2
-    assert "No such command" in done.stderr
+    assert f'there is no command, no file and no job "{word}": {hint}' in done.stderr
+

@@ -5,34 +5,29 @@ Everything impure that a test wants to replace comes in through `Machinery`.
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
-from tenacity import RetryCallState, Retrying, retry_if_exception
-from tenacity import wait_random_exponential as growing
-
-from qvl_run import plugins
 from qvl_run.checkpoints import generation
-from qvl_run.checkpoints import manifest as manifests
 from qvl_run.checkpoints.manifest import Broken, Manifest
 from qvl_run.checkpoints.pick import Entry
 from qvl_run.checkpoints.store import Held, Store
-from qvl_run.checkpoints.transfer import fetch
 from qvl_run.faults import crash_point
 from qvl_run.hardware import Machine
 from qvl_run.plan.identity import measured_on
 from qvl_run.plan.make import Choices, Past, Places, choose, look, plan_stage
 from qvl_run.plan.plan import StagePlan
 from qvl_run.run import recovery
-from qvl_run.run.attempt import AttemptFolder, Orders, next_attempt, records
+from qvl_run.run.attempt import AttemptFolder, next_attempt
 from qvl_run.run.child import STOPPED
 from qvl_run.run.events import Events
 from qvl_run.run.lease import Interrupted, Lease
 from qvl_run.run.mirror import PATIENCE, Local, Mirror
+from qvl_run.run.orders import make_orders
+from qvl_run.run.patience import Patience
 from qvl_run.run.process import ChildProcess, Process, environment
 from qvl_run.run.recovery import Failure
 from qvl_run.run.show import Show
@@ -47,7 +42,6 @@ SESSION_MARGIN = 600.0
 """Seconds before the end of the session at which the run saves and stops."""
 
 Ending = Literal["done", "failed", "stopped", "no_input", "broken", "owned"]
-_T = TypeVar("_T")
 
 
 class Start(Protocol):
@@ -103,12 +97,22 @@ class Run:
     lease: Lease = field(init=False)
     mirror: Mirror = field(init=False)
     deadline: float = field(init=False)
+    patience: Patience = field(init=False)
     _refused: bool = False
 
     def __post_init__(self) -> None:
         session = self.job.hardware.max_session
         began = self.machine.boot_time if self.machine.colab else self.machinery.clock()
         self.deadline = began + session - SESSION_MARGIN if session else float("inf")
+        seconds = self.job.storage.patience
+        self.patience = Patience(
+            seconds=seconds,
+            stop=lambda: self.machinery.stop() > 0,
+            sleep=self.machinery.sleep,
+            tell=lambda: self.machinery.show.warn(
+                f"{self.where.place} does not answer; trying for up to {show_duration(seconds)}"
+            ),
+        )
 
     def run(self) -> Outcome:
         """Run every stage that is not done. Raises OSError where storage cannot be read or prepared, Owned where
@@ -120,16 +124,16 @@ class Run:
             run=self.where.run,
             memory=self.where.scratch / "owned",
             clock=self.machinery.clock,
-            pause=self._pause,
+            pause=self.patience.pause,
             tell=self.machinery.show.line,
         )
-        self._patiently(lambda: self.lease.acquire(take_over=self.take_over))
+        self.patience.ask(lambda: self.lease.acquire(take_over=self.take_over))
         now = self.machinery.clock()
         stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{now % 1 * 1000:03.0f}"
         name = f"events-{stamp}-{self.lease.me.token}.jsonl"
         self.events = Events(self.where.scratch / "events" / name, clock=self.machinery.clock)
         try:
-            self.past = self._patiently(lambda: look(self.job, self.where, self.store))
+            self.past = self.patience.ask(lambda: look(self.job, self.where, self.store))
             self.lease.keep()
             return self._with_mirror()
         finally:
@@ -208,7 +212,7 @@ class Run:
     def _plan(self, spec: StageSpec, done: dict[str, StagePlan], choices: Choices) -> StagePlan:
         upstream = done.get(spec.upstream) if spec.upstream else None
         self._settle()
-        return self._patiently(
+        return self.patience.ask(
             lambda: plan_stage(
                 spec,
                 self.job,
@@ -223,7 +227,7 @@ class Run:
     def _again(self, plan: StagePlan) -> StagePlan:
         """`plan` with what there is of it now."""
         self._settle()
-        return self._patiently(lambda: choose(plan, self.job, self.where, self.past))
+        return self.patience.ask(lambda: choose(plan, self.job, self.where, self.past))
 
     def _settle(self) -> None:
         """Where storage is this machine's own disk, what was committed is taken there before anyone loads from it."""
@@ -246,11 +250,7 @@ class Run:
                     ending="broken" if plan.state == "broken" else "no_input", stage=plan
                 )
             if self.choices.from_scratch and not restarts:
-                given_up = [r.held.last for r in plan.rejected if r.broken]
-                assert plan.base_key is not None
-                generation.begin(
-                    self.store, self.where.run, spec.name, key=plan.base_key, given_up=given_up
-                )
+                self._begin_anew(plan)
             try:
                 folder, returncode = self._attempt(plan)
             except Broken as error:
@@ -286,6 +286,15 @@ class Run:
             without_progress += 0 if progressed else 1
             plan = after
 
+    def _begin_anew(self, plan: StagePlan) -> None:
+        """Write down that the stage is begun anew, and what is given up with that."""
+        assert plan.base_key is not None
+        name = plan.spec.name
+        given_up = [r.held.last for r in plan.rejected if r.broken]
+        generation.begin(self.store, self.where.run, name, key=plan.base_key, given_up=given_up)
+        known = generation.read(self.store, self.where.run, name)
+        self.past = replace(self.past, generations={**self.past.generations, name: known})
+
     def _without(self, plan: StagePlan, reason: str) -> StagePlan:
         """`plan` anew, the checkpoint left out that it was to resume from: it broke between two looks."""
         assert plan.held is not None
@@ -297,7 +306,17 @@ class Run:
         """One process, from start to end. Raises Broken where the checkpoint to resume from is not what it was."""
         spec = plan.spec
         folder = next_attempt(self.where.attempts(spec.name))
-        folder.write_orders(self._patiently(lambda: self._orders(plan, folder)))
+        folder.write_orders(
+            self.patience.ask(
+                lambda: make_orders(
+                    plan,
+                    self.where,
+                    attempt=folder.path.name,
+                    owner=self.lease.me,
+                    wait=self._unless_stopped,
+                )
+            )
+        )
         env = environment(self.where.downloads)
         self.events.add(
             "attempt_started", stage=spec.name, attempt=folder.path.name, step=plan.step
@@ -309,46 +328,6 @@ class Run:
             process.kill()
         self.events.add("attempt_ended", stage=spec.name, attempt=folder.path.name, code=returncode)
         return folder, returncode
-
-    def _orders(self, plan: StagePlan, folder: AttemptFolder) -> Orders:
-        assert plan.identity is not None
-        assert plan.key is not None
-        local = self.where.scratch / "fetched"
-        resume_from: Path | None = None
-        if plan.state == "resume" and plan.held and plan.manifest:
-            resume_from = fetch(
-                plan.held, plan.manifest, local / "checkpoint", wait=self._unless_stopped
-            )
-        return Orders(
-            settings=plan.settings,
-            identity=plan.identity,
-            key=plan.key,
-            name=f"{self.lease.me.token}-{folder.path.name}",
-            input=_text(self._input(plan, local / "input")),
-            resume_from=_text(resume_from),
-            cache=str(self.where.cache),
-            seconds=float(plan.manifest.facts.get("seconds", 0.0)) if plan.manifest else 0.0,
-            measured_on=measured_on(plan.settings),
-            recorded=records(
-                self.where.attempts(plan.spec.name),
-                plan.key,
-                measured_on=measured_on(plan.settings),
-            ),
-            facts={
-                "plugin": plugins.version_of("qvl.stages", plan.spec.uses),
-                "machine": self.lease.me.boot,
-            },
-        )
-
-    def _input(self, plan: StagePlan, into: Path) -> Path | None:
-        """What the stage starts from, as a folder of this machine."""
-        held = plan.input
-        if held is None:
-            return None
-        try:
-            return held.path or fetch(held, manifests.read(held), into, wait=self._unless_stopped)
-        except Broken as error:
-            raise OSError(f"{held}: {error}") from None
 
     def _unless_stopped(self, _: int) -> None:
         """Raise Interrupted in the middle of a copy that the user does not want to wait for."""
@@ -376,44 +355,6 @@ class Run:
         stored = (e for e in self.past.index.of(plan.spec.name) if e.manifest == plan.manifest)
         return replace(plan, held=next((e.held for e in stored), plan.held))
 
-    def _patiently(self, read: Callable[[], _T]) -> _T:
-        """What `read` gives, tried again for a while where the store cannot be reached: a drive that does not answer
-        says nothing. Raises OSError in the end."""
-
-        def tell(state: object) -> None:  # noqa: ARG001
-            if not told:
-                told.append(True)
-                self.machinery.show.warn(
-                    f"{self.where.place} does not answer; trying for up to "
-                    f"{show_duration(self.job.storage.patience)}"
-                )
-
-        told: list[bool] = []
-        retrying = Retrying(
-            retry=retry_if_exception(_may_pass),
-            wait=growing(multiplier=0.2, max=10),
-            stop=self._enough,
-            sleep=self._wait,
-            before_sleep=tell,
-            reraise=True,
-        )
-        return retrying(read)
-
-    def _wait(self, seconds: float) -> None:
-        self._pause(seconds)
-
-    def _enough(self, state: RetryCallState) -> bool:
-        """Whether a store has been tried for long enough."""
-        since = state.seconds_since_start or 0.0
-        return since > self.job.storage.patience or self.machinery.stop() > 0
-
-    def _pause(self, seconds: float) -> bool:
-        """Wait; False once the user wants the run to end."""
-        while seconds > 0 and not self.machinery.stop():
-            self.machinery.sleep(min(seconds, POLL))
-            seconds -= POLL
-        return not self.machinery.stop()
-
     def _session_over(self) -> bool:
         return self.machinery.clock() > self.deadline
 
@@ -427,20 +368,3 @@ class Run:
                     f"the log of events could not be taken to storage yet: {error}"
                 )
             self._refused = True
-
-
-_PASSING = frozenset(
-    {
-        errno.ENOTCONN, errno.EIO, errno.ENOENT, errno.ESTALE, errno.ETIMEDOUT, errno.ENXIO, errno.ENODEV,
-        errno.ECONNABORTED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EAGAIN, errno.EBUSY, errno.EINTR,
-    }
-)  # fmt: skip
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether `error` is one that a drive which has lost its connection gives."""
-    return isinstance(error, OSError) and error.errno in _PASSING
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)

@@ -21,9 +21,10 @@ import pytest
 from qvl_run import plugins
 from qvl_run.checkpoints import bucket
 from qvl_run.checkpoints import manifest as manifests
-from qvl_run.checkpoints.bucket import BucketScheme, BucketStore
+from qvl_run.checkpoints.bucket import BucketStore
 from qvl_run.checkpoints.folder import FolderStore
 from qvl_run.checkpoints.manifest import NAME, Broken
+from qvl_run.checkpoints.schemes import BucketScheme
 from qvl_run.checkpoints.store import Held, Store, held
 from qvl_run.checkpoints.transfer import fetch, put
 from qvl_run.disk import Disk

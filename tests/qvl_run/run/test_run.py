@@ -232,6 +232,17 @@ def test_a_generation_that_was_given_up_stays_given_up(
     assert "generations.json is damaged" in damaged.stderr
 
 
+def test_what_was_given_up_does_not_come_back_after_a_failure(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path
+) -> None:
+    job = job_file(JOB.replace("to: 10", "to: 10, fail_at: 1"))
+    (tmp_path / "qvl-runs/counting/checkpoints/first/checkpoint-3").mkdir(parents=True)
+    run = qvl_run(job, "--stage", "first", "--from-scratch")
+    assert run.returncode == 0, run.stdout
+    assert "asked to fail at 1" in run.stdout
+    assert outputs(tmp_path) == {"first": 55}
+
+
 def test_a_checkpoint_of_another_script_on_another_disk_is_gone_on_from(
     job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path, other_disk: Path
 ) -> None:
