@@ -26,7 +26,9 @@ class _JobOrVerb(click.Group):
         if first not in self.commands and not first.startswith("-"):
             known = [*self.commands, *resources.shipped_jobs()]
             hint = did_you_mean(first, known)
-            raise click.UsageError(f'there is no command, no file and no job "{first}": {hint}', ctx)
+            raise click.UsageError(
+                f'there is no command, no file and no job "{first}": {hint}', ctx
+            )
         return super().resolve_command(ctx, args)
 
 

@@ -175,4 +175,3 @@ def test_a_word_that_is_nothing_is_told_with_what_is_near(
     done = qvl_run(word)
     assert done.returncode == 2
     assert f'there is no command, no file and no job "{word}": {hint}' in done.stderr
-

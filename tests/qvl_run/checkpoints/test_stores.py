@@ -19,8 +19,8 @@ import fsspec
 import pytest
 
 from qvl_run import plugins
-from qvl_run.checkpoints import bucket
 from qvl_run.checkpoints import manifest as manifests
+from qvl_run.checkpoints import schemes
 from qvl_run.checkpoints.bucket import BucketStore
 from qvl_run.checkpoints.folder import FolderStore
 from qvl_run.checkpoints.manifest import NAME, Broken
@@ -430,7 +430,7 @@ def test_the_manifest_goes_first(root: str) -> None:
 @pytest.mark.parametrize("url", ["s3://b/run", "gs://b/run"])
 def test_what_is_not_installed_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scheme = url.partition("://")[0]
-    monkeypatch.setattr(bucket, "find_spec", lambda name: None)
+    monkeypatch.setattr(schemes, "find_spec", lambda name: None)
     assert list(plugins.store(scheme).missing()) == [
         "fsspec",
         {"s3": "s3fs", "gs": "gcsfs"}[scheme],
