@@ -183,3 +183,14 @@ def test_a_manifest_can_be_checked_by_its_schema_alone(ran: Path) -> None:
             entry["size"],
             entry["sha256"],
         )
+
+
+@pytest.mark.parametrize("verb", ["checkpoints", "plan"])
+def test_a_drive_that_is_not_mounted_is_not_called_empty(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path, verb: str
+) -> None:
+    job = job_file(JOB + f"storage: {{drive: {tmp_path / 'mount' / 'drive'}, scratch: scratch}}\n")
+    done = qvl_run(verb, job)
+    assert done.returncode == 3
+    assert "QVL411" in done.stdout + done.stderr
+    assert not (tmp_path / "mount").exists()

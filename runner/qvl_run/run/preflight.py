@@ -35,6 +35,20 @@ def preflight(job: Job, machine: Machine, where: Places) -> Iterator[Diagnostic]
             hint='pip install "qvl-run[gpu]"',
         )
     yield from store_missing(job)
+    yield from drive_missing(job, where)
+    if job.hardware.min_disk is not None:
+        free = shutil.disk_usage(_existing(where.scratch)).free
+        if free < job.hardware.min_disk:
+            yield Diagnostic(
+                code="QVL412",
+                message=f"{show_size(free)} are free on the disk of {where.scratch}; "
+                f"the job needs {show_size(job.hardware.min_disk)}",
+                span=job.document.span(("hardware", "min_disk")),
+            )
+
+
+def drive_missing(job: Job, where: Places) -> Iterator[Diagnostic]:
+    """That the drive is not there: what it holds is then not known."""
     drive = where.storage if where.drive else None
     if (
         drive is not None
@@ -55,15 +69,6 @@ def preflight(job: Job, machine: Machine, where: Places) -> Iterator[Diagnostic]
             span=job.document.span(("storage", "drive")),
             hint="mount the drive, or make the folder",
         )
-    if job.hardware.min_disk is not None:
-        free = shutil.disk_usage(_existing(where.scratch)).free
-        if free < job.hardware.min_disk:
-            yield Diagnostic(
-                code="QVL412",
-                message=f"{show_size(free)} are free on the disk of {where.scratch}; "
-                f"the job needs {show_size(job.hardware.min_disk)}",
-                span=job.document.span(("hardware", "min_disk")),
-            )
 
 
 def _existing(folder: Path) -> Path:

@@ -21,7 +21,9 @@ from qvl_run.checkpoints.transfer import surplus
 from qvl_run.plan.make import Past, Places, look, make_plan, opened, places
 from qvl_run.plan.plan import StagePlan
 from qvl_run.run.lease import Lease, Owned, boot
+from qvl_run.run.preflight import drive_missing
 from qvl_run.spec.job import Job
+from qvl_run.spec.render import render
 from qvl_run.units import show_size
 from qvl_run.verbs.job import Options, chosen, warn
 
@@ -60,6 +62,9 @@ def main(job: str, *, verify: bool, prune: bool, adopting: bool, yes: bool, **op
     loaded, choices = chosen(job, Options(**options))
     warn(loaded)
     where = places(loaded)
+    if missing := list(drive_missing(loaded, where)):
+        print(render(missing), file=sys.stderr)
+        return exit_codes.MACHINE
     plan = make_plan(loaded, hardware.probe(), choices=choices)
     store = opened(where)
     if store is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -12,9 +13,10 @@ from qvl_run import exit_codes, hardware
 from qvl_run.hardware import Machine
 from qvl_run.plan import origin
 from qvl_run.plan import plan as plans
-from qvl_run.plan.make import make_plan
+from qvl_run.plan.make import make_plan, places
 from qvl_run.plan.plan import Plan, StagePlan
 from qvl_run.run import recovery
+from qvl_run.run.preflight import drive_missing
 from qvl_run.run.show import details, headline
 from qvl_run.spec.data_check import check_data
 from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
@@ -33,6 +35,8 @@ def main(job: str, *, assume: str | None, as_json: bool, show_origin: bool, **op
         return exit_codes.DONE
     check_data(loaded)
     plan = make_plan(loaded, machine_for(loaded, assume), choices=choices)
+    if assume is None:
+        plan = replace(plan, findings=(*plan.findings, *drive_missing(loaded, places(loaded))))
     if as_json:
         click.echo(loaded.shown(json.dumps(plans.to_json(plan), indent=2)))
     else:
