@@ -102,7 +102,13 @@ class FolderStore:
         try:
             self._disk.kind(target)
         except FileNotFoundError:
-            self._disk.rename(folder, target)
+            self._disk.sync(folder)
+            try:
+                self._disk.rename(folder, target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                return False  # one file system, mounted twice
             self._disk.sync(target.parent)
             return True
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))

@@ -7,6 +7,7 @@ Nothing is promised of files that the manifest does not name: they are never loa
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -86,8 +87,10 @@ def write(folder: Path, manifest: Manifest, disk: Disk = LOCAL) -> None:
     temporary = folder / f".{NAME}"
     disk.write(temporary, [text(manifest).encode()], sync=True)
     disk.rename(temporary, folder / NAME)
-    disk.sync(folder)
-    disk.sync(folder.parent)
+    # From here on the runner may take the folder away; it then syncs what it takes.
+    with contextlib.suppress(FileNotFoundError):
+        disk.sync(folder)
+        disk.sync(folder.parent)
     crash_point(f"{manifest.kind}.after_manifest")
 
 

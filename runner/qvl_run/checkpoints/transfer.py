@@ -96,9 +96,12 @@ def fetch(
     return into
 
 
-def surplus(entries: Iterable[Entry], verified: Iterable[str], *, key: str) -> list[Entry]:
+def surplus(
+    entries: Iterable[Entry], verified: Iterable[str], *, key: str, torn: bool = False
+) -> list[Entry]:
     """What may go, by the rules: checkpoints of `key` below the `KEEP` highest steps that are `verified` (names), and
-    folders without a readable manifest below all of those. Outputs and other settings' checkpoints stay. Pure."""
+    with `torn` folders without a readable manifest below all of those: they may be another script's, so nobody deletes
+    them unasked. Outputs and other settings' checkpoints stay. Pure."""
     whole = set(verified)
     checkpoints = [e for e in entries if e.held.last.startswith("checkpoint-")]
     ours = [e for e in checkpoints if e.manifest and e.manifest.key == key]
@@ -107,8 +110,8 @@ def surplus(entries: Iterable[Entry], verified: Iterable[str], *, key: str) -> l
     if len(kept) < KEEP:
         return []
     old = [e for e in ours if step_of(e.held.last) < kept[-1]]
-    torn = [e for e in checkpoints if e.manifest is None and step_of(e.held.last) < kept[-1]]
-    return [*old, *torn]
+    below = [e for e in checkpoints if e.manifest is None and step_of(e.held.last) < kept[-1]]
+    return [*old, *(below if torn else ())]
 
 
 def _check_room(store: Store, manifest: Manifest) -> None:

@@ -101,12 +101,13 @@ class ChildContext:
     def commit_checkpoint(self, folder: Path, *, step: int) -> None:
         """See `StageContext`."""
         began = self._save_began or time.monotonic()
+        size = sum(size for _, _, size in files_below(folder))
         manifests.write(folder, self._manifest(folder, "checkpoint", step=step, facts={}))
         self._saves += 1
         self._save_seconds += time.monotonic() - began
         self._save_began = None
         # Now that this one is whole: a stop here loses nothing, a full disk in the next save would.
-        self._check_room(folder, sum(size for _, _, size in files_below(folder)))
+        self._check_room(self.scratch, size)
 
     def commit_output(self, folder: Path, *, step: int, facts: Mapping[str, Any]) -> None:
         """Write the manifest of the stage's output."""

@@ -93,7 +93,8 @@ class Lease:
         """Own the run, or raise Owned. Another machine's runner that has not been heard of for a while is waited for
         until it counts as gone; `take_over` does not wait. Raises OSError where the store cannot be reached."""
         other = self._read()
-        if other is not None and not other.ended and not _gone(other):
+        mine = other is not None and other.token == self.me.token
+        if other is not None and not mine and not other.ended and not _gone(other):
             if take_over:
                 self.rival = self.me.token
             else:

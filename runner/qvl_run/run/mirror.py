@@ -26,6 +26,7 @@ from qvl_run.checkpoints.pick import Entry
 from qvl_run.checkpoints.store import Held, Store
 from qvl_run.checkpoints.transfer import KEEP, put, surplus
 from qvl_run.disk import LOCAL, Disk, remove_all
+from qvl_run.run.lease import boot
 
 INTERVAL = 0.5
 """Seconds between two looks for something new."""
@@ -174,6 +175,12 @@ class Mirror:
         self._done[local.folder] = held
         self._verified.add(held.name)
         self.index.add(held, local.manifest)
+        with contextlib.suppress(OSError):
+            self._note_taken(local, held, began)
+        self._retain(local.manifest)
+        return True
+
+    def _note_taken(self, local: Local, held: Held, began: float) -> None:
         self.note(
             "mirrored",
             stage=local.manifest.stage,
@@ -183,8 +190,6 @@ class Mirror:
             bytes=local.manifest.size,
             seconds=round(self.clock() - began, 3),
         )
-        self._retain(local.manifest)
-        return True
 
     def _put(self, local: Local) -> Held:
         """Into the store, tried a few times."""
@@ -227,11 +232,28 @@ class Mirror:
         try:
             self._verify_newest(newest)
             entries = self.index.of(newest.stage)
+            kept = self._seen_elsewhere(entries, newest.key)
             for entry in surplus(entries, self._verified, key=newest.key):
+                if entry == kept:
+                    continue
                 self.index.drop(newest.stage, entry.held)
                 self.store.remove(entry.held.name, first=manifests.NAME)
         except OSError as error:
             self._tell_once("retain", f"older checkpoints could not be deleted: {error}")
+
+    def _seen_elsewhere(self, entries: list[Entry], key: str) -> Entry | None:
+        """On a drive whose uploads cannot be watched, the newest that another machine wrote: it alone is sure to be
+        uploaded, so it outlives those that this machine has only copied."""
+        if self.store.finished == "durable":
+            return None
+        found = [
+            (entry.manifest.step, entry)
+            for entry in entries
+            if entry.manifest
+            and (entry.manifest.kind, entry.manifest.key) == ("checkpoint", key)
+            and entry.manifest.facts.get("machine") not in (None, boot())
+        ]
+        return max(found, key=lambda pair: pair[0])[1] if found else None
 
     def _verify_newest(self, newest: Manifest) -> None:
         """Verify what earlier runs left, as far as it is to be counted on: once."""

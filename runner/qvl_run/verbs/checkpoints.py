@@ -145,7 +145,7 @@ def _prune(stages: Iterable[StagePlan], past: Past, store: Store, *, yes: bool) 
         entries = past.index.of(stage.spec.name)
         for key in {e.manifest.key for e in entries if e.manifest}:
             ours = [e for e in entries if e.manifest and e.manifest.key == key]
-            found = surplus(entries, [e.held.name for e in ours if _whole(e)], key=key)
+            found = surplus(entries, [e.held.name for e in ours if _whole(e)], key=key, torn=True)
             going += [entry for entry in found if entry not in going]
     if not going:
         click.echo("nothing may go: two whole checkpoints of each stage and its output stay")

@@ -110,8 +110,15 @@ def _greet(show: Show, job: Job, machine: Machine, where: Places) -> None:
 
 def _again() -> str:
     """This command once more, but for what must not be repeated."""
-    once = ("--from-scratch", "--take-over")
-    return shlex.join(["qvl-run", *(a for a in sys.argv[1:] if a not in once)])
+    words, given = ["qvl-run"], iter(sys.argv[1:])
+    for word in given:
+        if word == "--resume-from":
+            next(given, None)  # where it has come to is further on
+        elif word not in ("--from-scratch", "--take-over") and not word.startswith(
+            "--resume-from="
+        ):
+            words.append(word)
+    return shlex.join(words)
 
 
 def _finish(show: Show, outcome: Outcome, command: str) -> int:

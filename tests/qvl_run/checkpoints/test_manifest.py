@@ -148,3 +148,18 @@ def test_a_mount_that_calls_what_it_lists_missing_is_unknown_too(tmp_path: Path)
     checkpoint(tmp_path / "c")
     with pytest.raises(OSError, match="listed, but cannot be opened"):
         manifests.read(Held(FolderStore(tmp_path, disk=Dead()), "c"))
+
+
+def test_a_folder_that_is_taken_away_once_its_manifest_is_there_ends_nothing(
+    tmp_path: Path,
+) -> None:
+    class Taken(Disk):
+        def rename(self, path: Path, target: Path) -> None:
+            super().rename(path, target)
+            if target.name == NAME:
+                target.parent.rename(tmp_path / "stored")
+
+    manifest = checkpoint(tmp_path / "c")
+    (tmp_path / "c" / NAME).unlink()
+    manifests.write(tmp_path / "c", manifest, Taken())
+    check(tmp_path / "stored")

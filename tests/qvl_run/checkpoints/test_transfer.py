@@ -62,6 +62,17 @@ def test_a_folder_is_never_written_twice(tmp_path: Path, store: FolderStore) -> 
         check(store.root / "checkpoints" / "sft" / name)
 
 
+def test_one_file_system_mounted_twice_is_copied_between(tmp_path: Path, root: Path) -> None:
+    class Bound(Disk):
+        def rename(self, path: Path, target: Path) -> None:
+            if path.is_dir():
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+            super().rename(path, target)
+
+    place = put(tmp_path / "c", checkpoint(tmp_path / "c"), FolderStore(root, disk=Bound()))
+    check(root / place.name)
+
+
 def test_a_run_with_a_rival_shares_no_name_with_it(tmp_path: Path, store: FolderStore) -> None:
     place = put(tmp_path / "c", checkpoint(tmp_path / "c"), store, rival="7e57")
     assert place.last == "checkpoint-10.7e57"
@@ -173,7 +184,7 @@ def test_retention_keeps_two_verified_every_output_and_other_settings() -> None:
 
     def gone(*verified: int) -> list[str]:
         whole = [f"{prefix}checkpoint-{step}" for step in verified]
-        return sorted(e.held.last for e in surplus(entries, whole, key="k"))
+        return sorted(e.held.last for e in surplus(entries, whole, key="k", torn=True))
 
     assert gone(50, 40, 30, 20, 10) == [
         "checkpoint-10",

@@ -145,6 +145,13 @@ def test_a_process_of_this_machine_that_lives_is_refused_at_once(world: World) -
     assert world.waited == 0.0
 
 
+def test_a_lease_of_ones_own_is_nobody_elses(world: World) -> None:
+    lease = world.lease()
+    lease.acquire()
+    lease.acquire()
+    assert (world.waited, lease.rival) == (0.0, "")
+
+
 def test_one_that_took_over_and_ended_is_noticed_too(world: World) -> None:
     lease = world.lease()
     lease.acquire()

@@ -1,16 +1,19 @@
 import errno
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qvl_run.checkpoints import manifest as manifests
 from qvl_run.checkpoints import pick
 from qvl_run.checkpoints.folder import FolderStore
 from qvl_run.checkpoints.index import Index
 from qvl_run.checkpoints.pick import Entry
 from qvl_run.checkpoints.store import Held, held
+from qvl_run.run.lease import boot
 from qvl_run.run.mirror import Local, Mirror, Throttle
 from tests.qvl_run.checkpoints.test_manifest import check, checkpoint
 from tests.qvl_run.checkpoints.test_transfer import OtherDisk
@@ -57,8 +60,11 @@ class Setting:
         found = [pick.entry_of(Held(local, name), stage="sft") for name in local.names("")]
         return [entry for entry in found if entry.manifest]
 
-    def save(self, step: int) -> None:
-        checkpoint(self.work / f"checkpoint-{step}", step=step)
+    def save(self, step: int, *, machine: str | None = None) -> None:
+        folder = self.work / f"checkpoint-{step}"
+        manifest = checkpoint(folder, step=step)
+        if machine:
+            manifests.write(folder, replace(manifest, facts={"machine": machine}))
 
     @property
     def stored(self) -> list[str]:
@@ -118,6 +124,26 @@ def test_retention_counts_what_it_has_verified_of_earlier_runs(setting: Setting)
     setting.save(40)
     setting.mirror.sweep()
     assert setting.stored == ["checkpoint-30", "checkpoint-40"]
+
+
+def test_what_another_machine_wrote_outlives_what_this_one_only_copied(setting: Setting) -> None:
+    for step in (10, 20):
+        setting.save(step, machine="another")
+    setting.mirror.sweep()
+    for step in (30, 40, 50):
+        setting.save(step, machine=boot())
+        setting.mirror.sweep()
+    assert setting.stored == ["checkpoint-20", "checkpoint-40", "checkpoint-50"]
+
+
+def test_a_folder_without_a_manifest_is_not_deleted_unasked(setting: Setting) -> None:
+    plain = setting.root / "checkpoints" / "sft" / "checkpoint-5"
+    plain.mkdir(parents=True)
+    setting.mirror = setting.start()
+    for step in (10, 20, 30):
+        setting.save(step)
+        setting.mirror.sweep()
+    assert setting.stored == ["checkpoint-20", "checkpoint-30", "checkpoint-5"]
 
 
 def test_a_new_start_knows_what_is_there_already(setting: Setting) -> None:
