@@ -35,7 +35,7 @@ class StageError(Exception):
         self,
         message: str,
         *,
-        failure: Literal["config", "data", "download", "nan", "disk", "error"],
+        failure: Literal["config", "data", "download", "nan", "disk", "oom", "error"],
     ) -> None:
         super().__init__(message)
         self.failure = failure
@@ -109,7 +109,13 @@ class StageContext(Protocol):
         to storage. `folder` must not be written to afterwards."""
 
     def stop_requested(self) -> bool:
-        """True once the run should save and stop."""
+        """True once the run should save and stop. It may become true with a save: ask after `commit_checkpoint` too."""
+
+    def save_requested(self) -> bool:
+        """True, once, where a checkpoint should be saved at the end of this step, whatever `save_steps` says."""
+
+    def earlier(self, failure: str) -> int:
+        """How many attempts of this stage in a row, right before this one, ended by that class of failure."""
 
     def record(self, name: str, values: Mapping[str, float]) -> None:
         """Keep numbers that a later attempt of this stage must not measure again (a baseline, say)."""

@@ -25,7 +25,8 @@ from qvl_run.spec.schema import with_defaults
 
 @dataclass
 class FakeContext:
-    """A `StageContext` that remembers what it was told. `stop_at` is the step at which a stop is asked for."""
+    """A `StageContext` that remembers what it was told. `stop_at` is the step at which a stop is asked for, `save_at`
+    those at which a save is; `failures` are those of the attempts before."""
 
     settings: StageSettings
     scratch: Path
@@ -33,6 +34,8 @@ class FakeContext:
     input: Path | None = None
     resume_from: Path | None = None
     stop_at: int | None = None
+    save_at: frozenset[int] = frozenset()
+    failures: Mapping[str, int] = field(default_factory=dict)
     step: int = 0
     sections: list[str] = field(default_factory=list)
     metrics: list[Mapping[str, float]] = field(default_factory=list)
@@ -58,6 +61,12 @@ class FakeContext:
     def stop_requested(self) -> bool:
         self.step += 1
         return self.stop_at is not None and self.step >= self.stop_at
+
+    def save_requested(self) -> bool:
+        return self.step in self.save_at
+
+    def earlier(self, failure: str) -> int:
+        return self.failures.get(failure, 0)
 
     def record(self, name: str, values: Mapping[str, float]) -> None:
         self.records[name] = values

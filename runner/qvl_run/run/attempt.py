@@ -7,7 +7,7 @@ module, so that the names stand here once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from qvl_run.settings import StageSettings, from_json, to_json
 @dataclass(frozen=True, kw_only=True)
 class Orders:
     """What the child is told. `seconds` is the time that earlier attempts put into the checkpoint it resumes from;
-    `recorded` what earlier attempts measured, on what has the digest `measured_on`; `facts` go into every manifest."""
+    `recorded` what earlier attempts measured, on what has the digest `measured_on`; `facts` go into every manifest;
+    `earlier` counts the failures, by class, that the attempts right before this one ended by."""
 
     settings: StageSettings
     identity: Mapping[str, Any]
@@ -32,6 +33,7 @@ class Orders:
     measured_on: str
     recorded: Mapping[str, Mapping[str, float]]
     facts: Mapping[str, Any]
+    earlier: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,16 @@ class AttemptFolder:
     def work(self) -> Path:
         """The stage's own scratch folder."""
         return self.path / "work"
+
+    @property
+    def save_file(self) -> Path:
+        """There once the stage should save; the child takes it away."""
+        return self.path / "save"
+
+    @property
+    def stop_file(self) -> Path:
+        """There once the stage should stop after its next save."""
+        return self.path / "stop-after-save"
 
     @property
     def log(self) -> Path:

@@ -32,6 +32,7 @@ class ChildContext:
         self._started = time.monotonic()
         self._recorded: dict[str, Mapping[str, float]] = dict(orders.recorded)
         self._total: int | None = None
+        self._beat = 0
         self._metrics: dict[str, float] = {}
         self._loop_began: float | None = None
         self._loop_ended = 0.0
@@ -85,6 +86,7 @@ class ChildContext:
         if step is not None and section in _IN_TRAINING:
             self._clock_loop(section)
         self._total = total or self._total
+        self._beat += 1
         if metrics:
             self._metrics = dict(metrics)
         self._folder.write_progress(
@@ -94,7 +96,7 @@ class ChildContext:
                 "total": self._total,
                 "metrics": self._metrics,
                 "seconds": self.seconds,
-                "time": time.time(),
+                "beat": self._beat,
             }
         )
 
@@ -106,6 +108,8 @@ class ChildContext:
         self._saves += 1
         self._save_seconds += time.monotonic() - began
         self._save_began = None
+        if self._folder.stop_file.exists():
+            self.stop = True
         # Now that this one is whole: a stop here loses nothing, a full disk in the next save would.
         self._check_room(self.scratch, size)
 
@@ -124,6 +128,18 @@ class ChildContext:
     def stop_requested(self) -> bool:
         """See `StageContext`."""
         return self.stop
+
+    def save_requested(self) -> bool:
+        """See `StageContext`."""
+        try:
+            self._folder.save_file.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def earlier(self, failure: str) -> int:
+        """See `StageContext`."""
+        return int(self._orders.earlier.get(failure, 0))
 
     def record(self, name: str, values: Mapping[str, float]) -> None:
         """See `StageContext`."""

@@ -74,12 +74,12 @@ class CountStage:
                 raise RuntimeError(f"asked to fail at {number}")
             state = {"step": number, "sum": state["sum"] + number}
             ctx.progress("step", step=number, total=to, metrics={"sum": state["sum"]})
-            stopping = ctx.stop_requested()
-            if number % ctx.settings.training.save_steps == 0 or number == to or stopping:
+            due = number % ctx.settings.training.save_steps == 0 or number == to
+            if due or ctx.save_requested() or ctx.stop_requested():
                 ctx.commit_checkpoint(
                     _write(ctx.scratch / f"checkpoint-{number}", state), step=number
                 )
-            if stopping:
+            if ctx.stop_requested():
                 raise StageStopped
         output = _write(ctx.scratch / "final", state)
         return StageResult(
