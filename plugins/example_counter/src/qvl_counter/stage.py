@@ -75,11 +75,13 @@ class CountStage:
             state = {"step": number, "sum": state["sum"] + number}
             ctx.progress("step", step=number, total=to, metrics={"sum": state["sum"]})
             due = number % ctx.settings.training.save_steps == 0 or number == to
-            if due or ctx.save_requested() or ctx.stop_requested():
+            stopping = ctx.stop_requested()
+            if due or ctx.save_requested() or stopping:
                 ctx.commit_checkpoint(
                     _write(ctx.scratch / f"checkpoint-{number}", state), step=number
                 )
-            if ctx.stop_requested():
+                stopping = ctx.stop_requested()
+            if stopping:
                 raise StageStopped
         output = _write(ctx.scratch / "final", state)
         return StageResult(
