@@ -26,7 +26,8 @@ from qvl_run.spec.schema import with_defaults
 @dataclass
 class FakeContext:
     """A `StageContext` that remembers what it was told. `stop_at` is the step at which a stop is asked for, `save_at`
-    those at which a save is; `failures` are those of the attempts before."""
+    those at which a save is, `stop_with_save_at` the one whose save brings a stop; `failures` are those of the attempts
+    before. Steps are counted from this attempt's first."""
 
     settings: StageSettings
     scratch: Path
@@ -35,8 +36,11 @@ class FakeContext:
     resume_from: Path | None = None
     stop_at: int | None = None
     save_at: frozenset[int] = frozenset()
+    stop_with_save_at: int | None = None
     failures: Mapping[str, int] = field(default_factory=dict)
     step: int = 0
+    saving: bool = False
+    stop: bool = False
     sections: list[str] = field(default_factory=list)
     metrics: list[Mapping[str, float]] = field(default_factory=list)
     checkpoints: dict[int, Path] = field(default_factory=dict)
@@ -57,10 +61,14 @@ class FakeContext:
 
     def commit_checkpoint(self, folder: Path, *, step: int) -> None:
         self.checkpoints[step] = folder
+        self.saving = True
+        self.stop |= self.step == self.stop_with_save_at
 
     def stop_requested(self) -> bool:
-        self.step += 1
-        return self.stop_at is not None and self.step >= self.stop_at
+        """Asked once a step, and once more after each save."""
+        self.step += not self.saving
+        self.saving = False
+        return self.stop or (self.stop_at is not None and self.step >= self.stop_at)
 
     def save_requested(self) -> bool:
         return self.step in self.save_at

@@ -5,6 +5,7 @@ Rows are read when they are asked for, images stay encoded: a data set larger th
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, overload
 
 from qvl_run.contract import Example, StageError
 from qvl_run.settings import DataSettings
+from qvl_trl.downloads.watch import current
 
 Record = Mapping[str, Any]
 
@@ -42,10 +44,13 @@ def load_records(data: DataSettings, *, cache: Path) -> Any:
     """The `datasets.Dataset` that `data` names, images not decoded: shuffled where `shuffle_seed` is set, then at most
     `max_samples` rows.
 
-    Downloads below `cache`. Raises StageError: "config" for a data set or split that does not
-    exist, "download" where the hub cannot be reached.
+    Downloads to the hub's cache and builds below `cache`, watched by `downloads.watch.current()`. Raises StageStopped,
+    and StageError: "config" for a data set or split that does not exist or may not be read, "disk" where there is
+    no room, "download" where the hub cannot be reached.
     """
     from datasets import DatasetDict, load_dataset, load_from_disk
+
+    from qvl_trl.downloads import dataset
 
     path = str(data.path)
     split = data.split or "train"
@@ -59,39 +64,23 @@ def load_records(data: DataSettings, *, cache: Path) -> Any:
             )
             records = load_dataset(kind, data_files=path, split=split, cache_dir=str(cache))
         else:
-            records = load_dataset(path, split=split, revision=data.revision, cache_dir=str(cache))
+            records = dataset.load(
+                path, split=split, revision=data.revision, cache=cache, watch=current()
+            )
     except (KeyError, ValueError, FileNotFoundError) as error:
-        if _unreachable(error):
-            message = f"the data set {path} cannot be downloaded: {error}"
-            raise StageError(message, failure="download") from error
         raise StageError(
             f"the data set {path} cannot be read: {error}", failure="config"
         ) from error
-    except OSError as error:  # also the ConnectionError of requests and of huggingface_hub
+    except OSError as error:  # of the disk: the network's were told apart before
         raise StageError(
-            f"the data set {path} cannot be downloaded: {error}", failure="download"
+            f"the data set {path} cannot be read: {error}",
+            failure="disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "download",
         ) from error
     if data.shuffle_seed is not None:
         records = records.shuffle(seed=data.shuffle_seed)
     if data.max_samples is not None:
         records = records.select(range(min(data.max_samples, len(records))))
     return _keep_encoded(records)
-
-
-def _unreachable(error: BaseException | None) -> bool:
-    """Whether the hub could not be asked: `datasets` calls that "not found" too."""
-    names = {
-        "LocalEntryNotFoundError",
-        "OfflineModeIsEnabled",
-        "ConnectError",
-        "ConnectTimeout",
-        "ReadTimeout",
-    }
-    while error is not None:
-        if type(error).__name__ in names or isinstance(error, ConnectionError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def fingerprint(data: DataSettings) -> str:

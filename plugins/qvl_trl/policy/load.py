@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -22,8 +23,10 @@ from transformers import (
 )
 
 from qvl_run import plugins
-from qvl_run.contract import StageError
+from qvl_run.contract import StageContext, StageError
 from qvl_run.settings import ModelSettings
+from qvl_trl.downloads.model import model_folder
+from qvl_trl.downloads.watch import watched
 from qvl_trl.policy.lora import add_adapter, is_adapter, load_adapter
 from qvl_trl.policy.processor import Qwen3VLProcessor, load_processor
 
@@ -33,12 +36,13 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """`model` is a PeftModel, or a full model where no adapter is trained. `source` is where its base came from."""
+    """`model` is a PeftModel, or a full model where no adapter is trained. `source` is the folder that its base was
+    loaded from."""
 
     model: Any
     processor: Qwen3VLProcessor
     source: str
-    revision: str | None
+    revision: None
     dtype: torch.dtype
 
     @contextmanager
@@ -55,28 +59,45 @@ class Policy:
             self.model.train(was_training)
 
 
-def load_policy(settings: ModelSettings, *, start: Path | None, seed: int) -> Policy:
+def load_policy(
+    settings: ModelSettings, *, start: Path | None, seed: int, ctx: StageContext | None = None
+) -> Policy:
     """The model at `start` (an adapter or a full model), else the base model, ready to be trained.
 
-    Raises StageError: "download" where the hub cannot give it, "config" where it is not a Qwen3-VL
-    or does not fit the settings.
+    Downloads it first where it is not here, and tells `ctx` of that. Raises StageStopped, and StageError:
+    "download" where the hub cannot give it, "disk" where there is no room for it, "config" where it is not a
+    Qwen3-VL, does not fit the settings, or may not be had.
     """
     source, revision = locate(settings.name), settings.revision
     if start is not None and not is_adapter(start):
         source, revision = str(start), None
+    remote = not Path(source).exists()
+    folder = source
+    if remote:
+        with watched(ctx) as watch:
+            folder = str(model_folder(source, revision=revision, watch=watch))
+        if ctx is not None:
+            ctx.progress("load")
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         family = config.model_type
         if not family.startswith(FAMILY):
             raise StageError(f"{source} is a {family}, not a Qwen3-VL", failure="config")
-        base = _load_base(source, revision, settings)
-        processor = load_processor(source, revision=revision, image_tokens=settings.image_tokens)
-    except (OSError, ValueError, ImportError) as error:
-        remote = isinstance(error, OSError) and not Path(source).exists()
+        base = _load_base(folder, settings)
+        processor = load_processor(folder, revision=None, image_tokens=settings.image_tokens)
+    except SafetensorError as error:
+        # Of the right size, or it had been fetched again: the next tries look at every byte.
         raise StageError(
-            f"the model {source} cannot be loaded: {error}",
+            f"the model {source} cannot be loaded: its weights in {folder} are broken ({error})",
             failure="download" if remote else "config",
         ) from error
+    except (OSError, ValueError, ImportError) as error:
+        raise StageError(
+            f"the model {source} cannot be loaded: {error}", failure="config"
+        ) from error
+    if settings.lora is not None:
+        # An adapter names its base model: by what others find it by. A full model's reference is loaded from here.
+        base.config.name_or_path = base.name_or_path = source
     # TRL sets these when it builds a trainer; a model evaluated before that must agree.
     base.config.get_text_config().pad_token_id = processor.tokenizer.pad_token_id
     base.generation_config.pad_token_id = processor.tokenizer.pad_token_id
@@ -90,8 +111,8 @@ def load_policy(settings: ModelSettings, *, start: Path | None, seed: int) -> Po
     return Policy(
         model=model,
         processor=processor,
-        source=source,
-        revision=revision,
+        source=folder,
+        revision=None,
         dtype=DTYPES[settings.precision],
     )
 
@@ -103,13 +124,12 @@ def locate(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def _load_base(source: str, revision: str | None, settings: ModelSettings) -> Any:
+def _load_base(folder: str, settings: ModelSettings) -> Any:
     compute = DTYPES[settings.precision]
     # With quantized layers the other weights stay float32, as in TRL's recipe for the T4.
     half = settings.lora is not None and settings.quantization == "none"
     return AutoModelForImageTextToText.from_pretrained(
-        source,
-        revision=revision,
+        folder,
         dtype=compute if half else torch.float32,
         attn_implementation=settings.attention,
         quantization_config=_quantization(settings, compute),

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from qvl_run.contract import Section, StageContext, StageError
+from qvl_run.contract import Section, StageContext
 
 
 class RunnerCallback(TrainerCallback):
     """Reports every step, hands over every checkpoint, and saves and stops when asked to.
 
-    `stopped` is true once training ended because of that. Raises StageError where the loss is no
-    number, before a checkpoint of that state is written.
+    `stopped` is true once training ended because of that.
     """
 
     def __init__(self, ctx: StageContext) -> None:
@@ -43,8 +41,10 @@ class RunnerCallback(TrainerCallback):
         """Runs after the trainer has decided whether to save."""
         if self.ctx.stop_requested():
             self.stopped = control.should_save = control.should_training_stop = True
+        if self.ctx.save_requested():
+            control.should_save = True
         if control.should_save:
-            control.should_log = True  # logging comes first and finds a NaN
+            control.should_log = True  # what is saved counts its tokens
             self.ctx.progress("save", step=state.global_step, total=state.max_steps)
         else:
             self.ctx.progress("step", step=state.global_step, total=state.max_steps)
@@ -60,12 +60,6 @@ class RunnerCallback(TrainerCallback):
         """Metrics of the steps since the last log."""
         if not logs or "loss" not in logs:  # the summary at the end of training
             return
-        if not math.isfinite(logs["loss"]):
-            raise StageError(
-                f"the loss is {logs['loss']} at step {state.global_step}: lower learning_rate"
-                " or max_grad_norm, or use precision bf16 or fp32",
-                failure="nan",
-            )
         metrics = {
             key: float(value) for key, value in logs.items() if isinstance(value, (int, float))
         }
@@ -76,11 +70,14 @@ class RunnerCallback(TrainerCallback):
         self,
         args: TrainingArguments,
         state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
+        control: TrainerControl,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """The checkpoint is on disk; the reference adapter, always the stage's input, is left out of it."""
+        """The checkpoint is on disk; the reference adapter, always the stage's input, is left out of it.
+        A stop that came with it needs no other."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         shutil.rmtree(folder / "ref", ignore_errors=True)
         self.ctx.commit_checkpoint(folder, step=state.global_step)
+        if self.ctx.stop_requested():
+            self.stopped = control.should_training_stop = True
         self.ctx.progress("step", step=state.global_step, total=state.max_steps)

@@ -2,10 +2,12 @@
 
 The reference is the model that the stage starts from, as in DPO, and dropout is off, so that the KL
 starts at 0. Each optimizer step samples anew, so a checkpoint never falls inside a generation batch.
+What is sampled, and the step's loss, do not depend on how the step is split into batches.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,13 +16,14 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from qvl_run.contract import DataError, Example, Kind, StageContext
+from qvl_run.contract import DataError, Example, Kind, StageContext, StageError
 from qvl_trl.evaluation.rewards import WeightedReward, check_columns, load_rewards, mean_reward
 from qvl_trl.policy.load import Policy
 from qvl_trl.policy.tokens import vision_tokens
 from qvl_trl.training.arguments import training_arguments
 from qvl_trl.training.callback import RunnerCallback
 from qvl_trl.training.lengths import check_lengths
+from qvl_trl.training.watched import Watched
 
 
 class Grpo:
@@ -63,7 +66,8 @@ class Grpo:
             # earlier one's samples could not be resumed exactly.
             steps_per_generation=settings.training.gradient_accumulation_steps,
             num_iterations=1,
-            loss_type=options["loss_type"],
+            # TRL's bnpo is the mean over a batch's tokens; over those of the whole step it is dapo.
+            loss_type="dapo" if options["loss_type"] == "bnpo" else options["loss_type"],
             reward_weights=[weighted.weight for weighted in rewards],
             generation_kwargs={"suppress_tokens": vision_tokens(policy)},
             disable_dropout=True,
@@ -117,7 +121,8 @@ class RolloutCallback(RunnerCallback):
 def reward_function(
     weighted: WeightedReward, callback: RolloutCallback
 ) -> Callable[..., list[float]]:
-    """`weighted` as TRL calls rewards; its logs show it under the reward's name."""
+    """`weighted` as TRL calls rewards; its logs show it under the reward's name. Raises StageError where it gives no
+    number: TRL would leave that completion out and not say so."""
 
     def score(
         completions: Sequence[list[dict[str, str]]],
@@ -125,13 +130,21 @@ def reward_function(
         **kwargs: Any,  # noqa: ARG001
     ) -> list[float]:
         callback.sampled()
-        return weighted.score([messages[0]["content"] for messages in completions], example)
+        scores = weighted.score([messages[0]["content"] for messages in completions], example)
+        for value, row in zip(scores, example, strict=False):
+            if value is None or not math.isfinite(value):
+                raise StageError(
+                    f"the reward {weighted.reward.name} gave {value} for a completion of {row.source}:"
+                    " it must give a finite number for every completion",
+                    failure="nan",
+                )
+        return scores
 
     score.__name__ = weighted.reward.name
     return score
 
 
-class ResumableGRPOTrainer(GRPOTrainer):
+class ResumableGRPOTrainer(Watched, GRPOTrainer):
     """TRL's, except that a run resumed in a later epoch keeps the prompts' order: TRL's sampler would
     give the first epoch's again."""
 

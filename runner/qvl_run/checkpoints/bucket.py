@@ -127,8 +127,10 @@ class BucketStore:
         """See `Store`. Nothing happens where there is no such folder."""
         path = self._path(folder)
         with self._asked(folder), contextlib.suppress(FileNotFoundError):
-            if self._fs.info(path).get("islink"):
-                self._fs.rm_file(path)  # what it leads to is not ours
+            found = self._fs.info(path)
+            # Of a link, what it leads to is not ours.
+            if found.get("islink") or (found["type"] == "file" and not found["name"].endswith("/")):
+                self._fs.rm_file(path)
                 return
         names = [name for name, _ in self._below(folder)]
         for name in sorted(names, key=lambda name: name != first):

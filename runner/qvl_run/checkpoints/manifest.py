@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from qvl_run.checkpoints.store import Held
+from qvl_run.checkpoints.store import Held, Wait, chunks_of
 from qvl_run.disk import LOCAL, Disk, files_below, sha256
 from qvl_run.faults import crash_point
 from qvl_run.units import show_share
@@ -137,13 +137,13 @@ def parse(content: str) -> Manifest:
     return manifest
 
 
-def verify(held: Held, manifest: Manifest) -> None:
-    """Check every byte that `manifest` speaks of; sizes first, since they cost nothing. Raises Broken; OSError where
-    the store cannot be read."""
+def verify(held: Held, manifest: Manifest, *, wait: Wait = lambda _: None) -> None:
+    """Check every byte that `manifest` speaks of; sizes first, since they cost nothing. `wait` is told of each chunk.
+    Raises Broken; OSError where the store cannot be read."""
     check_sizes(held, manifest)
     for entry in manifest.files:
         try:
-            equal = held.sha256(entry.name) == entry.sha256
+            equal = sha256(chunks_of(held.read(entry.name), wait)) == entry.sha256
         except FileNotFoundError:
             raise Broken(f"{entry.name} is missing") from None
         except PermissionError as error:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from qvl_run.checkpoints import manifest as manifests
 from qvl_run.checkpoints.manifest import Broken, Manifest
-from qvl_run.checkpoints.store import Held
+from qvl_run.checkpoints.store import Held, Wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,15 @@ class Pick:
     rejected: tuple[Rejected, ...] = field(default=())
 
 
-def pick(candidates: Iterable[Entry], *, key: str, kind: Literal["checkpoint", "output"]) -> Pick:
+def pick(
+    candidates: Iterable[Entry],
+    *,
+    key: str,
+    kind: Literal["checkpoint", "output"],
+    wait: Wait = lambda _: None,
+) -> Pick:
     """The best of `candidates`; of equal steps the first. Hashes from the highest step down and stops at the first
-    that verifies.
+    that verifies. `wait` is told of each chunk that was hashed.
 
     Raises OSError where a store cannot be read: that says nothing about what it holds.
     """
@@ -64,7 +70,7 @@ def pick(candidates: Iterable[Entry], *, key: str, kind: Literal["checkpoint", "
             fitting.append((held, manifest))
     for held, manifest in sorted(fitting, key=lambda entry: entry[1].step, reverse=True):
         try:
-            manifests.verify(held, manifest)
+            manifests.verify(held, manifest, wait=wait)
         except Broken as error:
             rejected.append(Rejected(held=held, reason=str(error), broken=True, manifest=manifest))
             continue

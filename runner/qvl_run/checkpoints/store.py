@@ -47,7 +47,7 @@ class Store(Protocol):
         can tell them apart."""
 
     def remove(self, folder: str, *, first: str) -> None:
-        """Remove `folder` with all its files, the one called `first` before the rest."""
+        """Remove `folder` with all its files, the one called `first` before the rest; or the one file of that name."""
 
     def free(self) -> int | None:
         """Bytes that still fit, None where that cannot be known."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from qvl_run.disk import make_all
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide, identity, origin
 from qvl_run.plan.plan import Plan, StagePlan
+from qvl_run.recovery import ladder
+from qvl_run.run import events
 from qvl_run.run.attempt import committed
 from qvl_run.spec.diagnostic import Diagnostic, JobError
 from qvl_run.spec.job import Job, StageSpec
@@ -146,10 +148,12 @@ def make_plan(job: Job, machine: Machine, *, choices: Choices | None = None) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Past:
-    """What storage held when it was looked into: see `Index`. `generations` by stage."""
+    """What storage held when it was looked into: see `Index`. `generations` by stage; `ledger` are the records that
+    recovery counts on, this machine's too."""
 
     index: Index
     generations: Mapping[str, generation.Generation]
+    ledger: Sequence[events.Record] = ()
 
 
 def opened(where: Places) -> Store | None:
@@ -163,12 +167,15 @@ def look(job: Job, where: Places, store: Store | None = None) -> Past:
     read: that decides nothing."""
     names = [spec.name for spec in job.stages]
     store = store or opened(where)
+    here = events.here(where.scratch / "events", ledger=True)
     if store is None:
         nothing = {name: generation.Generation() for name in names}
-        return Past(index=Index(FolderStore(Path(where.place)), ()), generations=nothing)
+        index = Index(FolderStore(Path(where.place)), ())
+        return Past(index=index, generations=nothing, ledger=here)
     return Past(
         index=Index(store, names),
         generations={name: generation.read(store, where.run, name) for name in names},
+        ledger=events.merged(events.stored(store, where.run, ledger=True), here),
     )
 
 
@@ -200,6 +207,9 @@ def plan_stage(
 ) -> StagePlan:
     """What will happen to `spec`. `upstream` is the plan of the stage it starts from."""
     choices = choices or Choices()
+    gpu = machine.gpu.name if machine.gpu else "cpu"
+    changes = ladder.remembered(past.ledger, job.stages, spec.name, gpu=gpu)
+    spec = ladder.apply(spec, changes)
     settings = decide.resolve(spec, machine, wandb=wants_wandb(job))
     total = plugins.stage(spec.uses).estimate(settings).optimizer_steps
     if upstream is not None and upstream.state != "done":
@@ -207,12 +217,13 @@ def plan_stage(
             spec=spec,
             state="waiting",
             settings=settings,
+            changes=changes,
             total=total,
             reasons=(f"starts from the output of {upstream.spec.name}, which is not done yet",),
         )
     try:
         begin_at = start.starting_point(spec.init_from) if spec.init_from else None
-    except (Broken, OSError) as error:
+    except (Broken, FileNotFoundError) as error:
         reason = f"init_from {spec.init_from}: {error}"
         return StagePlan(
             spec=spec, state="no_input", settings=settings, total=total, reasons=(reason,)
@@ -229,6 +240,7 @@ def plan_stage(
         spec=spec,
         state="run",
         settings=settings,
+        changes=changes,
         identity=what,
         base_key=base,
         key=identity.key(what),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from qvl_run.checkpoints.pick import Rejected
 from qvl_run.checkpoints.store import Held
 from qvl_run.hardware import Machine
 from qvl_run.plan.decide import Decision
+from qvl_run.recovery import rules
 from qvl_run.settings import StageSettings
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.job import Job, StageSpec
@@ -25,12 +27,14 @@ class StagePlan:
     `identity` and `key` are None while the upstream stage has no output yet ("waiting"); `base_key` is the key without
     the generation that `--from-scratch` counts up. `held` is the output of a done stage, or the checkpoint of one to
     resume; `manifest` is that folder's. `input` is what the stage starts from. `estimate` is the number of steps from
-    the settings alone, `total` from what is known. `reasons` are lines for people.
+    the settings alone, `total` from what is known. `changes` is what recovery has made smaller, by dotted key below the
+    stage; `spec` and `settings` have it already. `reasons` are lines for people.
     """
 
     spec: StageSpec
     state: State
     settings: StageSettings
+    changes: Mapping[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] | None = None
     key: str | None = None
     base_key: str | None = None
@@ -98,10 +102,11 @@ def to_json(plan: Plan) -> dict[str, Any]:
                     {"folder": str(r.held), "reason": r.reason, "broken": r.broken}
                     for r in stage.rejected
                 ],
+                "changes": dict(stage.changes),
                 "settings": settings.to_json(stage.settings),
             }
             for stage in plan.stages
         ],
-        "recovery": plan.job.recovery,
+        "recovery": rules.to_json(plan.job.recovery),
         "findings": [{"code": f.code, "message": f.message, "hint": f.hint} for f in plan.findings],
     }

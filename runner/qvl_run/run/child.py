@@ -12,16 +12,17 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from qvl_run import plugins
-from qvl_run.contract import StageError, StageResult, StageStopped
+from qvl_run.contract import StageResult, StageStopped
 from qvl_run.faults import RUNNER_PID, crash_point
+from qvl_run.recovery.account import described
+from qvl_run.recovery.classify import STOPPED
 from qvl_run.run.attempt import AttemptFolder
 from qvl_run.run.context import ChildContext
 
-STOPPED = 75
 FAILED = 1
 _PR_SET_PDEATHSIG = 1
 
@@ -50,8 +51,9 @@ def main(folder: AttemptFolder) -> int:
     except StageStopped:
         return STOPPED
     except BaseException as error:
-        folder.write("error", _described(error))
-        traceback.print_exc()
+        folder.write("error", described(error))
+        with suppress(Exception):
+            traceback.print_exc()
         return FAILED
     return 0
 
@@ -61,36 +63,6 @@ def _write_usage(result: StageResult) -> None:
     if result.usage:
         text = "# Run this in the folder that it lies in.\n" + result.usage.replace("{path}", ".")
         (result.output / "usage.py").write_text(text, encoding="utf-8")
-
-
-def _described(error: BaseException) -> dict[str, Any]:
-    """`error` as data: class of failure, message, where."""
-    failure = error.failure if isinstance(error, StageError) else _guess(error)
-    return {
-        "failure": failure,
-        "type": type(error).__name__,
-        "message": str(error) or type(error).__name__,
-        "expected": isinstance(error, StageError),
-        "traceback": "".join(traceback.format_exception(error))[-20_000:],
-    }
-
-
-def _guess(error: BaseException) -> str:
-    """The class of a failure that the stage did not name, by type and not by message where there is a type."""
-    names = {cls.__name__ for cls in type(error).__mro__}
-    if names & {"OutOfMemoryError", "MemoryError"}:
-        return "oom"
-    if names & {
-        "HfHubHTTPError",
-        "LocalEntryNotFoundError",
-        "ConnectionError",
-        "ConnectError",
-        "ReadTimeout",
-    }:
-        return "download"
-    if isinstance(error, SystemExit):
-        return "exit"
-    return "error"
 
 
 def _die_with_parent() -> None:

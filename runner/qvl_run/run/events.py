@@ -1,35 +1,136 @@
-"""The story of a run: one JSON object a line, each event once, in the order it happened.
+"""The story of a run: one record an event, append-only, in segments that are closed and then never touched again.
 
-Written to this machine's disk, and copied whole to storage when a stage ends: a drive does not sync a file that
-stays open (colabtools #521).
+A drive does not sync a file that stays open (colabtools #521), so the open segment lies on this machine's disk; the
+mirror takes the closed ones to storage. `schemas/event.schema.json` says what a record holds. Records that recovery
+counts on close their segment at once and stand in files called `*.ledger.jsonl`, so that a start need read only those.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from qvl_run.checkpoints.store import Store
+from qvl_run.recovery.budget import RESTART
+from qvl_run.recovery.ladder import ADAPTED
+
+OPEN = ".open"
+CLOSED = ".jsonl"
+LEDGER = ".ledger.jsonl"
+LONGEST = 300.0
+"""Seconds after which a segment is closed, so that storage is never far behind."""
+
+Record = dict[str, Any]
 
 
 class Events:
-    """Appends to `path`; `publish` copies it to a folder that outlives the machine."""
+    """Appends to segments in `folder`, which are named after `token`, this run's own. Threads may share it.
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._path = path
-        self._clock = clock
-        path.parent.mkdir(parents=True, exist_ok=True)
+    What an earlier run left open there is closed first: the caller holds the lock of this machine.
+    """
+
+    def __init__(
+        self, folder: Path, *, token: str, clock: Callable[[], float], shown: Callable[[str], str]
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(f"*{OPEN}"):
+            path.rename(path.with_suffix(_suffix(list(_lines(path.read_bytes())))))
+        now = clock()
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{now % 1 * 1000:03.0f}"
+        self._folder, self._name = folder, f"events-{stamp}-{token}"
+        self._token, self._clock, self._shown = token, clock, shown
+        self._lock = threading.Lock()
+        self._count = self._segment = 0
+        self._opened: float | None = None
+        self._ledger = False
 
     def add(self, event: str, **details: Any) -> None:
-        """One event, on disk when this returns."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock()))
-        line = json.dumps({"time": stamp, "event": event, **details})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        """One event, on disk when this returns. Raises OSError."""
+        now = self._clock()
+        with self._lock:
+            self._count += 1
+            seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            stamp = f"{seconds}.{int(now % 1 * 1000):03d}Z"
+            record = {"id": f"{self._token}-{self._count}", "time": stamp, "event": event}
+            line = self._shown(json.dumps({**record, **details}))
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            self._opened = now if self._opened is None else self._opened
+            self._ledger = self._ledger or event in (RESTART, ADAPTED)
+            if now - self._opened > LONGEST or self._ledger:
+                self._close()
 
-    def publish(self, store: Store, folder: str) -> None:
-        """Copy the story into `folder` of `store`, under this file's name. Raises OSError."""
-        store.write(f"{folder}/{self._path.name}", [self._path.read_bytes()])
+    def close(self) -> None:
+        """Close the open segment. Raises OSError."""
+        with self._lock:
+            self._close()
+
+    def closed(self) -> list[Path]:
+        """The segments that lie here and are closed, those of earlier runs too, the oldest first."""
+        return sorted(self._folder.glob(f"*{CLOSED}"))
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / f"{self._name}-{self._segment + 1:04d}{OPEN}"
+
+    def _close(self) -> None:
+        if self._opened is None:
+            return
+        self._path.rename(self._path.with_suffix(LEDGER if self._ledger else CLOSED))
+        self._segment += 1
+        self._opened, self._ledger = None, False
+
+
+def here(folder: Path, *, ledger: bool = False) -> list[Record]:
+    """Every record on this machine, the open segment's too; with `ledger` those alone that recovery counts on. What a
+    crash cut short is left out. Raises OSError."""
+    found: list[Record] = []
+    for path in sorted(folder.glob("events-*")) if folder.is_dir() else ():
+        if path.name.endswith((OPEN, LEDGER) if ledger else (OPEN, CLOSED)):
+            found += _lines(path.read_bytes())
+    return _counted(found) if ledger else found
+
+
+def stored(store: Store, run: str, *, ledger: bool = False) -> list[Record]:
+    """Every record in the run's folder `run` of `store`. Raises OSError where it cannot be read."""
+    found: list[Record] = []
+    for name in store.names(run):
+        if name.startswith("events-") and name.endswith(LEDGER if ledger else CLOSED):
+            try:
+                found += _lines(b"".join(store.read(f"{run}/{name}")))
+            except FileNotFoundError:
+                continue  # listed, and not there yet: a drive shows names before contents
+    return _counted(found) if ledger else found
+
+
+def merged(*groups: list[Record]) -> list[Record]:
+    """All records once, in the order in which they happened."""
+    unique = {str(record.get("id")): record for group in groups for record in group}
+    return sorted(unique.values(), key=_when)
+
+
+def _when(record: Record) -> tuple[str, str, int]:
+    token, _, number = str(record.get("id", "")).rpartition("-")
+    return str(record.get("time", "")), token, int(number) if number.isdigit() else 0
+
+
+def _counted(records: list[Record]) -> list[Record]:
+    return [record for record in records if record.get("event") in (RESTART, ADAPTED)]
+
+
+def _suffix(records: list[Record]) -> str:
+    return LEDGER if _counted(records) else CLOSED
+
+
+def _lines(content: bytes) -> Iterator[Record]:
+    for line in content.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            yield record

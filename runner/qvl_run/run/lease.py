@@ -3,6 +3,8 @@
 It keeps two machines from working on one run by mistake. It is no lock: a drive shows a write to others late, or after
 a disconnect never. So it only decides who waits; that two runners which both believe they own a run harm nothing rests
 on names that are never shared and on verifying what is read. Runners of one machine are told apart by process.
+
+With each sign of life it looks for requests that a user has left beside the file, from a phone perhaps.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from pathlib import Path
 import psutil
 
 from qvl_run.checkpoints.store import Store
+from qvl_run.run.bounded import within
+from qvl_run.run.requests import NAMES
 from qvl_run.units import show_duration
 
 RENEW = 60.0
@@ -30,6 +34,8 @@ EXPIRES = 300.0
 """Seconds without a sign of life after which a runner counts as gone."""
 LOOK = 5.0
 """Seconds between two looks at another's."""
+LAST = 5.0
+"""Seconds that the last sign of life may take."""
 NAME = "owner.json"
 
 
@@ -83,6 +89,11 @@ class Lease:
     """The mark that this run's folders bear, where another runner may still be writing; else empty."""
     _lost: threading.Event = field(default_factory=threading.Event)
     _over: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the file is written, so that the last word stays the last."""
+    _requests: set[str] = field(default_factory=set)
+    _heeded: set[str] = field(default_factory=set)
+    """Files seen, as they are called in the store: until they are gone they say nothing new."""
 
     @property
     def lost(self) -> bool:
@@ -109,7 +120,7 @@ class Lease:
             self.tell(f"warning: {self.store.place} is full: free some space there ({error})")
 
     def keep(self) -> None:
-        """Give signs of life from now on, in the background."""
+        """Give signs of life from now on, and look for requests, in the background."""
         threading.Thread(target=self._beats, name="lease", daemon=True).start()
 
     def renew(self) -> None:
@@ -119,15 +130,49 @@ class Lease:
             self.rival = self.me.token
             self._lost.set()
             return
-        self._write()
+        with self._lock:
+            if not self._over.is_set():
+                self._write()
+
+    def requests(self) -> frozenset[str]:
+        """What was asked for in the store since this was last called: names of `qvl_run.run.requests`. Reads no
+        disk."""
+        found = frozenset(self._requests)
+        self._requests -= found
+        return found
+
+    def look(self, *, heed: bool = True) -> None:
+        """Look for requests, and take them away; without `heed` they were meant for an earlier run. One that cannot be
+        taken away counts once. Raises OSError."""
+        found = self._asked()
+        self._heeded &= found
+        new = found - self._heeded
+        if not new:
+            return
+        self._heeded |= new
+        if heed:
+            self._requests |= {_request(name) for name in new}
+        for name in new:
+            with contextlib.suppress(OSError):
+                self.store.remove(f"{self.run}/{name}", first="")
+        # What is gone may be asked for anew; what a drive still lists may not.
+        self._heeded &= self._asked()
 
     def release(self) -> None:
-        """Say that this runner is at its end. Never raises: a lease that is not released expires."""
+        """Say that this runner is at its end. Never raises, and waits a few seconds at most for a store that hangs: a
+        lease that is not released expires."""
         self._over.set()
         if not self.lost:
-            with contextlib.suppress(OSError):
-                self.me = replace(self.me, ended=True)
-                self._write()
+            within(LAST, self._end, name="release")
+
+    def _end(self) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            self.me = replace(self.me, ended=True)
+            self._write()
+
+    def _asked(self) -> set[str]:
+        """The files that ask for something, whatever a phone has added to their names."""
+        return {name for name in self.store.names(self.run) if _request(name) in NAMES}
 
     def _outlast(self, other: Owner) -> None:
         """Wait until `other` counts as gone. Raises Owned as soon as it gives a sign of life."""
@@ -152,9 +197,13 @@ class Lease:
                 raise Owned(_text(now, "is at work on this job"))
 
     def _beats(self) -> None:
+        with contextlib.suppress(OSError):
+            self.look(heed=False)
         while not self._over.wait(RENEW) and not self.lost:
             with contextlib.suppress(OSError):
                 self.renew()
+                if not self.lost:
+                    self.look()
 
     def _read(self) -> Owner | None:
         try:
@@ -174,6 +223,11 @@ class Lease:
         self.memory.parent.mkdir(parents=True, exist_ok=True)
         self.memory.touch()
         self.store.write(f"{self.run}/{NAME}", [json.dumps(asdict(self.me)).encode()])
+
+
+def _request(name: str) -> str:
+    """What the file called `name` asks for: `save-now.txt` is `save-now`."""
+    return name.partition(".")[0]
 
 
 def _here(other: Owner) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from qvl_run import plugins
@@ -17,9 +18,16 @@ from qvl_run.run.lease import Owner
 
 
 def make_orders(
-    plan: StagePlan, where: Places, *, attempt: str, owner: Owner, wait: Wait
+    plan: StagePlan,
+    where: Places,
+    *,
+    attempt: str,
+    owner: Owner,
+    wait: Wait,
+    earlier: Mapping[str, int],
 ) -> Orders:
-    """The orders of the attempt called `attempt`. Fetches what it loads from; `wait` is told of each chunk.
+    """The orders of the attempt called `attempt`. Fetches what it loads from; `wait` is told of each chunk. `earlier`
+    counts the failures right before it, by class.
 
     Raises Broken where the checkpoint to resume from is not what it was when it was chosen, OSError where something
     cannot be read.
@@ -47,6 +55,7 @@ def make_orders(
             "plugin": plugins.version_of("qvl.stages", plan.spec.uses),
             "machine": owner.boot,
         },
+        earlier=earlier,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,19 +23,29 @@ _PASSING = frozenset(
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Patience:
-    """How long to go on asking: `seconds`, or until `stop` says that the user has had enough. `sleep` waits between
-    two tries; `tell` is called once, when the first has failed."""
+    """How long to go on asking: `seconds` since the store last gave anything, or until `stop` says that the user has
+    had enough. `sleep` waits between two tries; `tell` is called once, when the first has failed.
+
+    The time begins with the first failure, not with the call: reading 10 GB may take longer than patience lasts. What
+    reads tells `moved` of its chunks; the time begins anew where it came further than the tries before. One thread
+    at a time may ask.
+    """
 
     seconds: float
     stop: Callable[[], bool]
     sleep: Callable[[float], object]
     tell: Callable[[], None]
+    clock: Callable[[], float] = time.monotonic
+    _failing: float | None = None
+    _reached: int = 0
+    _furthest: int = 0
 
     def ask(self, read: Callable[[], _T]) -> _T:
         """What `read` gives. Raises its OSError in the end, or at once where waiting would not help."""
         told: list[bool] = []
+        self._failing, self._reached, self._furthest = None, 0, 0
 
         def tell(_: RetryCallState) -> None:
             if not told:
@@ -51,6 +62,12 @@ class Patience:
         )
         return retrying(read)
 
+    def moved(self, count: int = 1) -> None:
+        """`count` more bytes have come. A `Wait`: see `qvl_run.checkpoints.store`."""
+        self._reached += count
+        if self._reached > self._furthest:
+            self._furthest, self._failing = self._reached, None
+
     def pause(self, seconds: float) -> bool:
         """Wait; False once the user wants the run to end."""
         while seconds > 0 and not self.stop():
@@ -61,8 +78,12 @@ class Patience:
     def _wait(self, seconds: float) -> None:
         self.pause(seconds)
 
-    def _enough(self, state: RetryCallState) -> bool:
-        return (state.seconds_since_start or 0.0) > self.seconds or self.stop()
+    def _enough(self, _: RetryCallState) -> bool:
+        """Asked after each failure."""
+        now = self.clock()
+        self._reached = 0
+        self._failing = now if self._failing is None else self._failing
+        return now - self._failing > self.seconds or self.stop()
 
 
 def may_pass(error: BaseException) -> bool:

@@ -6,33 +6,50 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+import psutil
+
 from qvl_run.faults import RUNNER_PID
+
+ATTEMPT = "QVL_ATTEMPT"
+"""Names the attempt's folder in the environment of all it starts."""
+LOOK = 0.02
+"""Seconds between two looks whether it has ended."""
 
 
 class Process(Protocol):
     """A running attempt."""
 
-    def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
+    pid: int
 
     def wait(self, seconds: float) -> int | None:
-        """As `poll`, after waiting for the end for at most `seconds`."""
+        """The exit code, negative for a signal, once it has ended; None where it still runs after `seconds`. What it
+        had started and left behind in its process group is ended with it."""
 
     def ask_to_stop(self) -> None:
         """Have it save and stop."""
 
+    def wake(self) -> None:
+        """Have it go on, where somebody has stopped it (SIGSTOP)."""
+
     def kill(self) -> None:
         """End it and all it started, now."""
 
+    @property
+    def left_behind(self) -> int:
+        """How many processes of its group lived on after it, and were ended."""
+
 
 class ChildProcess:
-    """An attempt in a Python process of its own."""
+    """An attempt in a Python process of its own, at the head of a process group of its own."""
 
     def __init__(self, folder: Path, *, log: Path, env: Mapping[str, str]) -> None:
+        mine = {RUNNER_PID: str(os.getpid()), ATTEMPT: str(folder)}
         with log.open("ab") as out:
             self._popen = subprocess.Popen(
                 [sys.executable, "-m", "qvl_run.run.child", str(folder)],
@@ -40,32 +57,80 @@ class ChildProcess:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, RUNNER_PID: str(os.getpid()), **env},
+                env={**os.environ, **mine, **env},
             )
+        self.pid = self._popen.pid
+        self._left_behind = 0
 
-    def poll(self) -> int | None:
+    @property
+    def left_behind(self) -> int:
         """See `Process`."""
-        return self._popen.poll()
+        return self._left_behind
 
     def wait(self, seconds: float) -> int | None:
         """See `Process`."""
-        try:
-            return self._popen.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
+        until = time.monotonic() + seconds
+        while not self._ended():
+            if time.monotonic() >= until:
+                return None
+            time.sleep(min(LOOK, max(0.0, until - time.monotonic())))
+        if self._popen.returncode is None:
+            self._end_group()
+        return self._popen.wait()
 
     def ask_to_stop(self) -> None:
         """See `Process`."""
-        if self._popen.poll() is None:
-            self._popen.terminate()
+        self._send(signal.SIGTERM)
+
+    def wake(self) -> None:
+        """See `Process`."""
+        self._send(signal.SIGCONT)
 
     def kill(self) -> None:
         """See `Process`."""
+        if self._popen.returncode is None:
+            self._end_group()
+            self._popen.wait()
+
+    def _ended(self) -> bool:
+        """Whether it has ended. It is not reaped: while it is not, its group's number is nobody else's."""
+        if self._popen.returncode is not None:
+            return True
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.pid, options) is not None
+
+    def _end_group(self) -> None:
+        ended = self._ended()
+        others = [pid for pid in psutil.pids() if pid != self.pid and _group(pid) == self.pid]
+        if ended:
+            self._left_behind = len(others)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if not self._ended():
+            os.kill(self.pid, number)
+
+
+def end_leftovers(scratch: Path) -> int:
+    """End what attempts below `scratch` left behind when their runner was killed; how many processes that were."""
+    count = 0
+    for process in psutil.process_iter():
         try:
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        self._popen.wait()
+            mine = process.environ().get(ATTEMPT, "")
+            if mine and scratch in Path(mine).parents and process.pid != os.getpid():
+                process.kill()
+                count += 1
+        except (psutil.Error, OSError):
+            continue  # another user's, or gone
+    return count
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None
 
 
 _UNLESS_SET = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from qvl_run.plan.plan import StagePlan
-from qvl_run.run.recovery import Decision, Failure
-from qvl_run.units import show_duration
+from qvl_run.recovery.budget import Decision
+from qvl_run.recovery.failure import Failure
+from qvl_run.units import show_duration, show_size
 
 QUIET = 5.0
 """Seconds between two lines of progress, so that a log stays readable."""
@@ -100,25 +102,22 @@ class Show:
                 f"{seconds / loop:.1%} of the time in the training loop"
             )
 
-    def stopping(self, asked: bool, why: str = "") -> None:
-        """The run has been asked to end."""
-        why = (
-            f"{why}: stopping"
-            if why
-            else "stopping"
-            if asked
-            else "the session ends soon: stopping"
-        )
-        self.line(f"{why}; saving first (Ctrl-C again ends it at once)")
-
-    def failed(self, plan: StagePlan, failure: Failure, decision: Decision, *, log: Path) -> None:
-        """An attempt died."""
-        self.line(f"{plan.spec.name}: failed ({failure.failure}): {failure.message}")
+    def failed(
+        self, plan: StagePlan, failure: Failure, decision: Decision, *, log: Path, change: str
+    ) -> None:
+        """An attempt died. `change` is what will be different in the next."""
+        guessed = ", a guess" if failure.guessed else ""
+        self.line(f"{plan.spec.name}: failed ({failure.failure}{guessed}): {failure.message}")
         if not failure.expected and failure.traceback:
             self.line(
                 "\n".join(f"  | {text}" for text in failure.traceback.strip().splitlines()[-6:])
             )
-        self.line(f"  {'trying again' if decision.retry else 'stopping'}: {decision.reason}")
+        after = f" in {show_duration(decision.wait)}" if decision.wait >= 1 else ""
+        self.line(
+            f"  {f'trying again{after}' if decision.retry else 'stopping'}: {decision.reason}"
+        )
+        if change:
+            self.line(f"  with {change}")
         self.line(f"  all that it printed: {log}")
 
 
@@ -140,6 +139,9 @@ def headline(plan: StagePlan) -> str:
 def details(plan: StagePlan) -> list[str]:
     """The reasons below the headline."""
     lines = list(plan.reasons)
+    lines += [
+        f"{key} is {json.dumps(value)}: lowered by recovery" for key, value in plan.changes.items()
+    ]
     if plan.state == "resume":
         lines.append(f"from {plan.held}")
     lines += [f"passed over {r.held.last}: {r.reason}" for r in plan.rejected if r.broken]
@@ -149,6 +151,9 @@ def details(plan: StagePlan) -> list[str]:
 def _progress_text(progress: Mapping[str, Any]) -> str:
     section, step, total = progress["section"], progress["step"], progress["total"]
     text = _SECTIONS.get(section, section)
+    if section == "download" and (count := progress["metrics"].get("bytes")):
+        whole = progress["metrics"].get("total_bytes")
+        text += f"  {show_size(count)}" + (f" of {show_size(whole)}" if whole else "")
     if step is not None and section in {*_STEPPING, "first_step"}:
         text += f"  step {step}" + (f"/{total}" if total else "")
         metrics = progress["metrics"]

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from qvl_run import plugins, units
 from qvl_run.plugins import PluginError
+from qvl_run.recovery import rules
 from qvl_run.settings import DataSettings, EvaluationSettings, TrainingSettings, from_json
 from qvl_run.spec import schema
 from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
@@ -62,7 +63,7 @@ class _Builder:
             ),
             storage=storage,
             stages=_in_order(specs),
-            recovery=data.get("recovery", "default"),
+            recovery=rules.parse(data.get("recovery", "default")),
             wandb=data.get("tracking", {}).get("wandb", "auto"),
             env=self.env,
             document=self.document,

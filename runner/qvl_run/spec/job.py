@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from qvl_run.recovery import rules
+from qvl_run.recovery.rules import Policy
 from qvl_run.settings import DataSettings, EvaluationSettings, TrainingSettings
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.document import Document
@@ -75,7 +77,7 @@ class Job:
     hardware: Hardware
     storage: Storage
     stages: tuple[StageSpec, ...]
-    recovery: Literal["default", "none"] = "default"
+    recovery: Policy = rules.DEFAULT
     wandb: Literal["auto"] | bool = "auto"
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     warnings: tuple[Diagnostic, ...] = ()

@@ -7,6 +7,7 @@ finding always speaks of the key that is wrong.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
@@ -18,6 +19,8 @@ from qvl_run.spec.document import Document, Key
 
 MAX_FINDINGS = 50
 """Of one schema: a file with more is not mended by reading them all."""
+_WORDS = re.compile(r"^\^\(([a-z_|]+)\)\$$")
+"""A pattern that is a list of words, where a key takes a word or something of another type."""
 _TYPES = {
     "object": "a map",
     "array": "a list",
@@ -99,11 +102,10 @@ def _diagnostics(error: Any, document: Document, path: tuple[Key, ...]) -> Itera
             span=span,
             hint=_type_hint(error.instance, kinds) or _example_hint(error),
         )
-    elif keyword in ("enum", "const"):
-        allowed = [
-            str(v).lower() if isinstance(v, bool) else str(v)
-            for v in (wanted if keyword == "enum" else [wanted])
-        ]
+    elif keyword in ("enum", "const") or (keyword == "pattern" and _WORDS.match(wanted)):
+        words = _WORDS.match(str(wanted))
+        values = wanted if keyword == "enum" else words[1].split("|") if words else [wanted]
+        allowed = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
         yield Diagnostic(
             code="QVL104",
             message=f"{where} cannot be {value}",

@@ -15,7 +15,6 @@ from qvl_run.plan import origin
 from qvl_run.plan import plan as plans
 from qvl_run.plan.make import make_plan, places
 from qvl_run.plan.plan import Plan, StagePlan
-from qvl_run.run import recovery
 from qvl_run.run.preflight import drive_missing
 from qvl_run.run.show import details, headline
 from qvl_run.spec.data_check import check_data
@@ -72,7 +71,8 @@ def text(plan: Plan) -> str:
     lines = [f"{plan.job.name}: {what}, {ram}{assumed}"]
     lines += [f"  {d.name}: {d.value} ({d.rule})" for d in plan.decisions]
     lines.append(f"  storage: {plan.storage}")
-    lines.append(f"  recovery: {recovery.summary(plan.job.recovery)}")
+    lines.append("  recovery:")
+    lines += [f"    {line}" for line in plan.job.recovery.lines()]
     for stage in plan.stages:
         lines += ["", *_stage_lines(stage)]
     if plan.findings:

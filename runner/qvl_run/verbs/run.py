@@ -17,8 +17,10 @@ from qvl_run.plan.make import Places, make_plan, places
 from qvl_run.plan.saved import refuse_stale
 from qvl_run.run import report
 from qvl_run.run.lease import Interrupted, Owned
+from qvl_run.run.machinery import Machinery
+from qvl_run.run.outcome import Outcome
 from qvl_run.run.preflight import preflight
-from qvl_run.run.runner import Machinery, Outcome, Run
+from qvl_run.run.runner import Run
 from qvl_run.run.show import Show
 from qvl_run.spec.data_check import check_data
 from qvl_run.spec.job import Job

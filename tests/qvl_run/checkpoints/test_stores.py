@@ -104,6 +104,16 @@ class Conformance:
         with suppress(FileNotFoundError):
             store.remove("s/c-1", first="manifest.json")
 
+    def test_one_file_is_removed_like_a_folder(self, opened: Opened) -> None:
+        store = opened()
+        for name in ("s/file", "s/file-2", "s/other/x"):
+            store.write(name, [b"x"])
+        store.remove("s/file", first="")
+        for one in (store, opened()):
+            assert list(one.names("s")) == ["file-2", "other"]
+        with suppress(FileNotFoundError):
+            store.remove("s/file", first="")
+
     def test_a_name_is_claimed_once(self, opened: Opened) -> None:
         store, other = opened(), opened()
         assert store.claim("s/one")

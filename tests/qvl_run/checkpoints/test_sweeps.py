@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qvl_run import faults
+from qvl_run.checkpoints import generation
 from qvl_run.checkpoints import manifest as manifests
 from qvl_run.checkpoints.adopt import adopt
 from qvl_run.checkpoints.folder import FolderStore
@@ -18,6 +19,7 @@ from qvl_run.checkpoints.pick import Entry, Pick, entry_of, pick
 from qvl_run.checkpoints.store import Held, held
 from qvl_run.checkpoints.transfer import put
 from qvl_run.disk import Disk
+from qvl_run.run.cleanup import tidy_attempts
 from tests.qvl_run.checkpoints.plain import plain_checkpoint
 from tests.qvl_run.checkpoints.test_manifest import check, checkpoint
 from tests.qvl_run.checkpoints.test_transfer import OtherDisk
@@ -177,6 +179,52 @@ def test_killed_in_a_prune(tmp_path: Path) -> None:
         assert setting.mirror.sweep()
         assert picked(stored(setting.root)) == 60
     assert points > 70
+
+
+def test_killed_in_a_beginning_anew(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "drive")
+
+    def prepare() -> None:
+        shutil.rmtree(store.root, ignore_errors=True)
+        store.root.mkdir()
+        generation.begin(FolderStore(store.root), "runs/job", "sft", key=KEY, given_up=["a"])
+
+    def act() -> None:
+        generation.begin(FolderStore(store.root), "runs/job", "sft", key=KEY, given_up=["b"])
+
+    points = 0
+    for _ in killed_at_every_effect(prepare, act):
+        points += 1
+        found = generation.read(store, "runs/job", "sft")
+        assert (found.numbers[KEY], found.given_up) in ((1, {"a"}), (2, {"a", "b"}))
+        act()
+        again = generation.read(store, "runs/job", "sft")
+        assert again.numbers[KEY] == found.numbers[KEY] + 1
+    assert points > 2
+
+
+def test_killed_in_a_tidying_of_attempts(tmp_path: Path) -> None:
+    parent = tmp_path / "attempts"
+
+    def prepare() -> None:
+        shutil.rmtree(parent, ignore_errors=True)
+        for number in (1, 2):
+            checkpoints = parent / f"attempt-000{number}" / "work" / "checkpoints"
+            checkpoint(checkpoints / "checkpoint-10", step=10)
+            unsaved(checkpoints, 20)
+
+    def left() -> list[str]:
+        return [path.parent.parent.parent.name for path in parent.glob("*/*/*/checkpoint-20")]
+
+    points = 0
+    for _ in killed_at_every_effect(prepare, lambda: tidy_attempts(parent)):
+        points += 1
+        for folder in parent.glob("*/*/*/checkpoint-10"):
+            check(folder)
+        assert "attempt-0002" in left()
+        tidy_attempts(parent)
+        assert left() == ["attempt-0002"]
+    assert points > 10
 
 
 def test_killed_in_an_adoption(tmp_path: Path) -> None:

@@ -1,17 +1,18 @@
 import errno
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qvl_run.checkpoints import manifest as manifests
 from qvl_run.checkpoints.folder import FolderStore
-from qvl_run.checkpoints.manifest import Broken
+from qvl_run.checkpoints.manifest import Broken, Manifest
 from qvl_run.checkpoints.pick import Entry
 from qvl_run.checkpoints.store import Held, held
-from qvl_run.checkpoints.transfer import fetch, put, surplus
-from qvl_run.disk import Disk
+from qvl_run.checkpoints.transfer import fetch, move, put, surplus
+from qvl_run.disk import Disk, files_below
 from tests.qvl_run.checkpoints.test_manifest import check, checkpoint
 
 
@@ -159,7 +160,93 @@ def test_a_fetched_copy_is_verified(tmp_path: Path, root: Path) -> None:
         path = root / place.name / "optimizer.pt"
         path.write_bytes(content) if content else path.unlink()
         with pytest.raises(Broken, match=rf"optimizer\.pt .*{reason}"):
-            fetch(far, manifest, tmp_path / "local")
+            fetch(far, manifest, tmp_path / reason)
+
+
+class Flaky(Disk):
+    """Notes which files below `root` are read, and fails in the middle of those called as `failing` says."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.failing = ""
+        self.reads: list[str] = []
+
+    def read(self, path: Path) -> Iterator[bytes]:
+        if self.root not in path.parents:
+            yield from super().read(path)
+            return
+        self.reads.append(path.name)
+        content = b"".join(super().read(path))
+        yield content[: len(content) // 2]
+        if path.name == self.failing:
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+        yield content[len(content) // 2 :]
+
+
+def far(tmp_path: Path, root: Path, **fields: Any) -> tuple[Held, Manifest, Flaky]:
+    """A checkpoint in a store that must be fetched from."""
+    folder = tmp_path / "made"
+    manifest = checkpoint(folder, **fields)
+    place = put(folder, manifest, FolderStore(root, disk=OtherDisk(root)))
+    disk = Flaky(root)
+    return Held(FolderStore(root, lasting=False, disk=disk), place.name), manifest, disk
+
+
+def test_a_fetch_that_failed_goes_on_where_it_was(tmp_path: Path, root: Path) -> None:
+    place, manifest, disk = far(tmp_path, root)
+    names = [entry.name.rpartition("/")[2] for entry in manifest.files]
+    assert len(names) > 2
+    disk.failing = names[-1]
+    with pytest.raises(OSError, match="not connected"):
+        fetch(place, manifest, tmp_path / "local")
+    assert not (tmp_path / "local" / manifests.NAME).exists()
+    disk.failing, disk.reads = "", []
+    chunks: list[int] = []
+    fetch(place, manifest, tmp_path / "local", wait=chunks.append)
+    assert disk.reads == names[-1:]
+    assert sum(chunks) == manifest.size + manifest.files[-1].size // 2, "the half was hashed too"
+    check(tmp_path / "local")
+
+
+def test_what_lies_where_a_fetch_goes_is_not_trusted(tmp_path: Path, root: Path) -> None:
+    place, manifest, disk = far(tmp_path, root)
+    local = tmp_path / "local"
+    checkpoint(local, step=99)
+    (local / "of-another" / "deep").mkdir(parents=True)
+    (local / "of-another" / "file").write_bytes(b"x")
+    first, second = manifest.files[0], manifest.files[1]
+    (local / first.name).write_bytes(b"?" * first.size)
+    (local / second.name).unlink()
+    (local / second.name / "folder").mkdir(parents=True)
+    fetch(place, manifest, local)
+    check(local)
+    assert {first.name.rpartition("/")[2], second.name.rpartition("/")[2]} <= set(disk.reads)
+    assert {name for name, _, _ in files_below(local)} == {
+        manifests.NAME,
+        *(entry.name for entry in manifest.files),
+    }
+
+
+def test_a_fetch_does_not_follow_a_link(tmp_path: Path, root: Path) -> None:
+    place, manifest, _ = far(tmp_path, root)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "precious").write_bytes(b"x")
+    (tmp_path / "local").symlink_to(tmp_path / "theirs")
+    fetch(place, manifest, tmp_path / "local")
+    check(tmp_path / "local")
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["precious"]
+
+
+def test_moving_copies_nothing(tmp_path: Path, store: FolderStore) -> None:
+    manifest = checkpoint(tmp_path / "c")
+    place = move(tmp_path / "c", manifest, store)
+    if type(store._disk) is OtherDisk:
+        assert place is None
+        assert names(store) == []
+        check(tmp_path / "c")
+    else:
+        assert place is not None
+        check(store.root / place.name)
 
 
 def entry(name: str, *, key: str | None) -> Entry:
@@ -204,3 +291,16 @@ def test_retention_never_leaves_fewer_than_two_verified() -> None:
             whole = {f"checkpoints/sft/checkpoint-{step}" for step in verified}
             left = whole - {e.held.name for e in surplus(entries, whole, key="k")}
             assert len(left) == min(2, count)
+
+
+def test_torn_outputs_under_our_names_may_go_once_one_is_whole() -> None:
+    ours = ("final", "final.1a2b3c", "final.kkkkkkkk-2")
+    entries = [entry(name, key=None) for name in (*ours, "final_model", "final.backup.old")]
+    entries += [entry("final.abcdefgh", key="k"), entry("final.other", key="other")]
+    whole = ["checkpoints/sft/final.abcdefgh"]
+
+    def gone(*verified: str, key: str = "k", torn: bool = True) -> list[str]:
+        return [e.held.last for e in surplus(entries, verified, key=key, torn=torn)]
+
+    assert gone(*whole) == list(ours)
+    assert gone() == gone(*whole, torn=False) == gone(*whole, key="other") == []

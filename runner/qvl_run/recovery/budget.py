@@ -1,0 +1,114 @@
+"""What recovery has spent on a stage, and whether one more restart may be spent.
+
+Every restart leaves a record that holds the whole account after it, so replaying a record, in whatever order and
+however often, spends nothing twice, and an account survives the process and the machine. Only a checkpoint past the step of
+the failure gives the rules' limits back; the ceiling on all restarts nothing gives back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from qvl_run.recovery.failure import Failure
+from qvl_run.recovery.rules import Policy, Rule
+
+RESTART = "restart"
+"""The event that spends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """`total` restarts of a stage with these settings; `by_rule` and `streak` (those that came no further) since the
+    last progress; `failed_at`, the highest step that a failure since then had reached."""
+
+    total: int = 0
+    by_rule: Mapping[str, int] = field(default_factory=dict)
+    streak: int = 0
+    failed_at: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Whether to try again, and why (not). `wait` in seconds; `account` is what is spent then."""
+
+    retry: bool
+    reason: str
+    rule: Rule
+    wait: float = 0.0
+    account: Account = Account()
+
+
+def spent(records: Iterable[Mapping[str, Any]], *, stage: str, key: str) -> Account:
+    """The account of `stage` with the settings of `key`, from any records of the run, in any order."""
+    newest = max(
+        (
+            record["account"]
+            for record in records
+            if record.get("event") == RESTART
+            and (record.get("stage"), record.get("key")) == (stage, key)
+        ),
+        key=lambda account: int(account["total"]),
+        default=None,
+    )
+    return Account(**newest) if newest else Account()
+
+
+def to_json(account: Account) -> dict[str, Any]:
+    """`account` for its record."""
+    return {**asdict(account), "by_rule": dict(account.by_rule)}
+
+
+def decide(
+    failure: Failure,
+    *,
+    policy: Policy,
+    account: Account,
+    saved: int,
+    adapts: bool = False,
+    exhausted: bool = False,
+    jitter: float = 0.5,
+) -> Decision:
+    """Whether to try again after `failure`. `saved` is the step of the newest whole checkpoint. `adapts`: something
+    would be changed before the next attempt; `exhausted`: the rule asks for that and nothing is left to change.
+    `jitter` from 0 to 1 is chance."""
+    rule = policy.rule(failure.failure)
+    if not rule.retry:
+        reason = f"trying again would not help ({failure.failure})"
+        if rule.name == "none":
+            reason = "recovery: none"
+        elif rule.name.startswith("rules["):
+            reason = f"recovery.{rule.name} says stop"
+        return Decision(retry=False, reason=reason, rule=rule)
+    if saved > account.failed_at and account.total:
+        account = Account(total=account.total)
+    used = account.by_rule.get(rule.name, 0)
+    if account.total >= policy.max_restarts:
+        reason = f"{account.total} restarts in all, the most that recovery.max_restarts allows"
+        return Decision(retry=False, reason=reason, rule=rule)
+    if exhausted:
+        reason = "nothing is left that could be made smaller"
+        return Decision(retry=False, reason=reason, rule=rule)
+    if rule.limit is not None and used >= rule.limit:
+        reason = f"{_times(used)} after this kind of failure did not help"
+        return Decision(retry=False, reason=reason, rule=rule)
+    # With something changed it is another try, not the same once more.
+    streak = account.streak if adapts else account.streak + 1
+    if streak > policy.max_without_progress:
+        reason = f"{_times(account.streak)} came no further than step {account.failed_at}"
+        return Decision(retry=False, reason=reason, rule=rule)
+    after = Account(
+        total=account.total + 1,
+        by_rule={**account.by_rule, rule.name: used + 1},
+        streak=streak,
+        failed_at=max(account.failed_at, failure.step),
+    )
+    wait = min(rule.max_backoff, rule.backoff * 2.0 ** min(used, 30)) * (0.5 + jitter)
+    of = "" if rule.limit is None else f" of {rule.limit}"
+    reason = f"restart {used + 1}{of} after this kind of failure, {after.total} in all"
+    return Decision(retry=True, reason=reason, rule=rule, wait=wait, account=after)
+
+
+def _times(count: int) -> str:
+    return "one restart" if count == 1 else f"{count} restarts"

@@ -1,0 +1,211 @@
+"""Less memory, one rung at a time: what to change after an out-of-memory, and what is remembered of it.
+
+First what leaves the result as it is: the micro-batch is halved and accumulation grows, so that the global batch stays
+(GRPO's groups too: they are counted in the global batch), then gradient checkpointing. What changes the result comes
+after that, and only where a rule of the job names it. The first kind is remembered for this kind of GPU, the second for
+the job wherever it runs, since a checkpoint is of no use to other settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from qvl_run.recovery.rules import NEUTRAL, Rung
+from qvl_run.spec.job import StageSpec
+
+ADAPTED = "adapted"
+"""The event that remembers."""
+
+SHORTEST = 512
+"""Least `max_seq_length`: the guide's own advice."""
+LEAST_RANK = 4
+LEAST_IMAGE_TOKENS = 64
+
+Changes = Mapping[str, Any]
+"""Dotted keys below a stage, such as `training.per_device_train_batch_size`, with their new values."""
+
+_NEUTRAL_KEYS = {
+    "training.per_device_train_batch_size",
+    "training.gradient_accumulation_steps",
+    "training.gradient_checkpointing",
+    "training.dataloader_num_workers",
+}
+_WORKERS = "training.dataloader_num_workers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One rung: what it is called, what it changes, and that in words."""
+
+    rung: Rung
+    changes: Changes
+    text: str
+
+
+def next_step(spec: StageSpec, allowed: Sequence[Rung]) -> Step | None:
+    """The next rung for `spec`, as it was run last; None where nothing is left that is `allowed`."""
+    for rung in allowed:
+        if (step := _STEPS[rung](spec)) is not None:
+            return step
+    return None
+
+
+def apply(spec: StageSpec, changes: Changes) -> StageSpec:
+    """`spec` with `changes` made."""
+    model: dict[str, Any] = dict(spec.model)
+    training: dict[str, Any] = {}
+    for path, value in changes.items():
+        section, _, name = path.partition(".")
+        if section == "training":
+            training[name] = value
+        elif name.startswith("lora."):
+            model["lora"] = {**(model.get("lora") or {}), name.removeprefix("lora."): value}
+        else:
+            model[name] = value
+    return replace(spec, model=model, training=replace(spec.training, **training))
+
+
+def digest(spec: StageSpec) -> str:
+    """What memory depends on in the job file, so that a change there forgets what was remembered."""
+    training = asdict(spec.training)
+    what = {
+        "uses": spec.uses,
+        "model": dict(spec.model),
+        "training": {
+            name: training[name]
+            for name in (
+                "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing",
+                "max_seq_length", "optim", "dataloader_num_workers",
+            )
+        },
+        "with": dict(spec.options),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def remembered(
+    records: Iterable[Mapping[str, Any]], stages: Sequence[StageSpec], stage: str, *, gpu: str
+) -> dict[str, Any]:
+    """The changes that hold for `stage` on a machine with that GPU, from any records of the run, in any order. A rank
+    of LoRA holds for the stages that start from this one too: they train the same adapter."""
+    records = [record for record in records if record.get("event") == ADAPTED]
+    by_name = {spec.name: spec for spec in stages}
+    line: list[StageSpec] = []
+    at: str | None = stage
+    while at is not None and at in by_name:
+        line.append(by_name[at])
+        at = by_name[at].upstream
+    changes: dict[str, Any] = {}
+    for spec in reversed(line):
+        mine = [r for r in records if (r["stage"], r["settings"]) == (spec.name, digest(spec))]
+        for record in sorted(mine, key=lambda r: int(r["rungs"])):
+            for path, value in record["changes"].items():
+                own = spec.name == stage and (path not in _NEUTRAL_KEYS or record["gpu"] == gpu)
+                if own or path.startswith("model.lora."):
+                    changes[path] = value
+    return changes
+
+
+def _micro_batch(spec: StageSpec) -> Step | None:
+    training = spec.training
+    micro = training.per_device_train_batch_size
+    whole = micro * training.gradient_accumulation_steps
+    smaller = next((n for n in range(micro // 2, 0, -1) if whole % n == 0), None)
+    if smaller is None:
+        return None
+    return Step(
+        rung="micro_batch",
+        changes={
+            "training.per_device_train_batch_size": smaller,
+            "training.gradient_accumulation_steps": whole // smaller,
+        },
+        text=f"micro-batch {micro} -> {smaller}, accumulation {whole // micro} -> {whole // smaller}: "
+        f"the global batch stays {whole}",
+    )
+
+
+def _gradient_checkpointing(spec: StageSpec) -> Step | None:
+    if spec.training.gradient_checkpointing:
+        return None
+    return Step(
+        rung="gradient_checkpointing",
+        changes={"training.gradient_checkpointing": True},
+        text="gradient checkpointing on: less memory, about a third more time",
+    )
+
+
+def _image_tokens(spec: StageSpec) -> Step | None:
+    bounds = spec.model.get("image_tokens")
+    if not bounds:
+        return None
+    least, most = bounds
+    smaller = max(most // 2, least, LEAST_IMAGE_TOKENS)
+    if smaller >= most:
+        return None
+    return Step(
+        rung="image_tokens",
+        changes={"model.image_tokens": [least, smaller]},
+        text=f"image_tokens at most {most} -> {smaller}: this changes the result",
+    )
+
+
+def _max_seq_length(spec: StageSpec) -> Step | None:
+    length = spec.training.max_seq_length
+    if length is None:
+        return None
+    image = (spec.model.get("image_tokens") or (0, 0))[1]
+    # Below this the image alone would not fit, which is an error and no saving.
+    smaller = max(length // 2, SHORTEST, image + SHORTEST // 2)
+    if smaller >= length:
+        return None
+    return Step(
+        rung="max_seq_length",
+        changes={"training.max_seq_length": smaller},
+        text=f"max_seq_length {length} -> {smaller}: this changes the result",
+    )
+
+
+def _lora_rank(spec: StageSpec) -> Step | None:
+    lora = spec.model.get("lora", {})
+    # A stage that starts from an adapter trains that adapter, whose rank is given.
+    if lora is None or spec.upstream is not None or spec.init_from is not None:
+        return None
+    rank, alpha = int(lora.get("r", 16)), lora.get("alpha", 32)
+    smaller = max(rank // 2, LEAST_RANK)
+    if smaller >= rank:
+        return None
+    return Step(
+        rung="lora_rank",
+        # The scale alpha / r stays.
+        changes={
+            "model.lora.r": smaller,
+            "model.lora.alpha": max(1, round(alpha * smaller / rank)),
+        },
+        text=f"lora.r {rank} -> {smaller}: this changes the result",
+    )
+
+
+def _workers(spec: StageSpec) -> Step | None:
+    count = spec.training.dataloader_num_workers
+    if count == 0:
+        return None
+    return Step(
+        rung="workers",
+        changes={_WORKERS: 0},
+        text=f"dataloader_num_workers {count} -> 0: each worker holds memory of its own",
+    )
+
+
+_STEPS = {
+    "micro_batch": _micro_batch,
+    "gradient_checkpointing": _gradient_checkpointing,
+    "image_tokens": _image_tokens,
+    "max_seq_length": _max_seq_length,
+    "lora_rank": _lora_rank,
+    "workers": _workers,
+}
+assert set(_STEPS) >= NEUTRAL

@@ -1,0 +1,33 @@
+"""What a user asks of a run from outside, by files: save now, and stop after the next save.
+
+They lie in the job's scratch folder, where `qvl-run stop JOB` puts them, or in the run's folder of the store, where
+anything that can write there can. Each is honoured once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SAVE = "save-now"
+STOP = "stop-after-save"
+NAMES = (SAVE, STOP)
+
+
+def ask(scratch: Path, *names: str) -> None:
+    """Leave requests for the run that works in `scratch`. Raises OSError."""
+    for name in names:
+        (scratch / name).touch()
+
+
+def forget(scratch: Path) -> None:
+    """Drop requests that were meant for an earlier run. Raises OSError."""
+    for name in NAMES:
+        (scratch / name).unlink(missing_ok=True)
+
+
+def take(scratch: Path) -> frozenset[str]:
+    """The requests that lie in `scratch`; they are taken away. Raises OSError."""
+    found = frozenset(name for name in NAMES if (scratch / name).exists())
+    for name in found:
+        (scratch / name).unlink(missing_ok=True)
+    return found
