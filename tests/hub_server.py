@@ -3,7 +3,8 @@
     python -m tests.hub_server FOLDER --repo owner/name --stall-after 100000 --stalls 1
 
 prints its address, for HF_ENDPOINT, and serves until it is ended. Speaks what `huggingface_hub` and
-`datasets` ask: listings, `resolve` with ranges and etags. Files of more than `LFS` bytes are named by their sha256, as on the hub.
+`datasets` ask: listings, `resolve` with ranges and etags. Files of more than `LFS` bytes are named by
+their sha256, as on the hub.
 """
 
 from __future__ import annotations
@@ -114,9 +115,24 @@ def _entry(name: str, data: bytes) -> dict[str, Any]:
     return entry
 
 
+def _level(tree: list[dict[str, Any]], folder: str, *, deep: bool) -> list[dict[str, Any]]:
+    """What lies in `folder` of `tree`, and below it if `deep`."""
+    start = f"{folder}/" if folder else ""
+    below = [entry for entry in tree if entry["path"].startswith(start)]
+    if deep:
+        return below
+    parts = [entry["path"].removeprefix(start).partition("/") for entry in below]
+    folders = sorted({start + first for first, slash, _ in parts if slash})
+    return [
+        *({"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in folders),
+        *(entry for entry, (_, slash, _) in zip(below, parts, strict=True) if not slash),
+    ]
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
@@ -148,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"error": "no"}, status=status, headers={"X-Error-Code": code} if code else {})
 
     def _api(self, path: str, body: str) -> None:
-        kind, owner, name, *rest = path.split("/")
+        kind, owner, name, *rest = [*path.split("/"), "", ""]
         repo = f"{kind}/{owner}/{name}"
         self._note(f"/api/{path}")
         if repo not in self.hub.repos:
@@ -161,7 +177,9 @@ class _Handler(BaseHTTPRequestHandler):
             asked = set(parse_qs(body).get("paths", []))
             return self._json([entry for entry in tree if entry["path"] in asked])
         if verb == "tree":
-            return self._json(tree)
+            return self._json(
+                _level(tree, "/".join(rest[2:]).strip("/"), deep="recursive=true" in self.path)
+            )
         siblings = [
             {
                 "rfilename": entry["path"],

@@ -175,6 +175,43 @@ def checkpoints(job: str, **options: Any) -> None:
     sys.exit(verb.main(job, **options))
 
 
+@cli.command()
+@_JOB
+@_overlays
+@click.option("--json", "as_json", is_flag=True, help="The same as data.")
+def status(job: str, **options: Any) -> None:
+    """Say what the run of JOB is doing, or why it stopped and what the next start would do."""
+    from qvl_run.verbs import status as verb
+
+    sys.exit(verb.main(job, **options))
+
+
+@cli.command()
+@_JOB
+@_overlays
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="The last N events alone.")
+def events(job: str, **options: Any) -> None:
+    """Print the story of JOB: every attempt, failure, restart and checkpoint."""
+    from qvl_run.verbs import events as verb
+
+    sys.exit(verb.main(job, **options))
+
+
+@cli.command()
+@_JOB
+@_overlays
+@click.option("--after-save", is_flag=True, help="Do not save now: stop after the next save.")
+@click.option("--save", is_flag=True, help="Save now, and do not stop.")
+def stop(job: str, **options: Any) -> None:
+    """Ask the run of JOB to save and stop; the same command as ever goes on with it."""
+    from qvl_run.verbs import stop as verb
+
+    if options["after_save"] and options["save"]:
+        raise click.UsageError("--after-save and --save contradict each other")
+    sys.exit(verb.main(job, **options))
+
+
 @cli.group(invoke_without_command=True)
 @click.pass_context
 def jobs(ctx: click.Context) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qvl_run.contract import StageError
+from qvl_run.contract import StageError, StageStopped
 from qvl_trl.downloads.cache import COMMIT, RemoteFile
 from qvl_trl.downloads.explain import explained
 from qvl_trl.downloads.fetch import hub_cache, make_fetch
@@ -32,12 +32,14 @@ def load(
     cache: Path,
     watch: Watch,
 ) -> Any:
-    """The split of the hub's data set `path`, as a `datasets.Dataset`, its Arrow files below `cache`.
+    """The split of the hub's data set `path`, or of a folder, as a `datasets.Dataset`, its Arrow files below `cache`.
 
     Raises StageError and StageStopped for what goes wrong with a download, and what `load_dataset` raises.
     """
     from datasets import load_dataset, load_dataset_builder
 
+    if Path(path).exists():
+        return load_dataset(path, split=split, cache_dir=str(cache))
     options = {"revision": revision, "cache_dir": str(cache)}
     with _told(path, revision):
         watch.begin(have=0, total=0)
@@ -50,7 +52,9 @@ def load(
         with growing(
             watch, [built.parent.parent, hub_cache() / f"datasets--{'--'.join(path.split('/'))}"]
         ):
-            return unbroken(lambda: load_dataset(path, split=split, **options), built)
+            records = unbroken(lambda: load_dataset(path, split=split, **options), built)
+        watch.over()
+        return records
 
 
 def unbroken(read: Callable[[], Any], built: Path) -> Any:
@@ -72,7 +76,8 @@ def _unreadable(error: BaseException) -> bool:
     if names & {"ArrowException", "JSONDecodeError", "NonMatchingSplitsSizesError"}:
         return True
     # Arrow says "Expected to be able to read N bytes ... got M" as a plain OSError.
-    return isinstance(error, (OSError, FileNotFoundError)) and "Expected to" in str(error)
+    cut = isinstance(error, OSError) and "Expected to" in str(error)
+    return cut or type(error) is FileNotFoundError  # its subclasses tell of the hub
 
 
 def _fetch(builder: Any, watch: Watch) -> None:
@@ -109,7 +114,7 @@ def _without_xet() -> None:
 def _told(path: str, revision: str | None) -> Iterator[None]:
     try:
         yield
-    except StageError:
+    except (StageError, StageStopped):
         raise
     except Exception as error:
         told = explained(error, path, kind="data set", revision=revision, folder=hub_cache())

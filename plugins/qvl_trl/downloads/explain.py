@@ -50,18 +50,22 @@ def explained(
 def _one(
     error: BaseException, repo: str, *, kind: str, revision: str | None, folder: Path
 ) -> tuple[str, str] | None:
-    names = {cls.__name__ for cls in type(error).__mro__}
+    names = _names(error)
     status = getattr(getattr(error, "response", None), "status_code", None)
     page = f"https://huggingface.co/{'' if kind == 'model' else 'datasets/'}{repo}"
     if names & _ABSENT:
         return "download", _absent(error)
     if "WrongContent" in names:
         return "download", f"{error}, twice: the network, a proxy or a mirror may change it"
-    if "GatedRepoError" in names or status == 403:
+    # `datasets` keeps of a refusal no more than its words.
+    gated = "DatasetNotFoundError" in names and "is a gated dataset" in str(error)
+    if "GatedRepoError" in names or status == 403 or gated:
         return (
             "config",
             f"access was refused: accept its terms at {page} and set HF_TOKEN to a token that may read it",
         )
+    if "DatasetNotFoundError" in names and "Revision" in str(error):
+        return "config", f"it has no revision {revision}: check the spelling of revision"
     if names & {"RepositoryNotFoundError", "DatasetNotFoundError"}:
         return "config", (
             "the hub knows no such name, or this account may not see it: check the spelling; if it is private or has "
@@ -70,7 +74,10 @@ def _one(
     if status == 401:
         return (
             "config",
-            "the hub did not accept the token: set HF_TOKEN to a valid one, or unset it",
+            (
+                "the hub did not accept the token, or shows that name to few: check the spelling, set HF_TOKEN to "
+                f"a valid token, and see {page} for terms to accept"
+            ),
         )
     if "RevisionNotFoundError" in names:
         return "config", f"it has no revision {revision}: check the spelling of revision"
@@ -83,7 +90,7 @@ def _one(
         )
     if status is not None:
         return "download", f"the hub answered with HTTP status {status}; this may pass"
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if is_full(error):
         return "disk", f"the disk of {folder} is full: " + ROOM_ADVICE.format(kind=kind)
     if isinstance(error, OSError) and error.errno in _DRIVE:
         return (
@@ -95,6 +102,8 @@ def _one(
             "config",
             f"{error.filename or folder} cannot be written: set HF_HOME to a folder that can",
         )
+    if isinstance(error, FileNotFoundError):
+        return None
     if names & _NETWORK or (isinstance(error, OSError) and error.errno is not None):
         text = " ".join(str(error).split())[:200] if "://" not in str(error) else ""
         return (
@@ -102,6 +111,27 @@ def _one(
             f"the connection failed ({type(error).__name__}{': ' * bool(text)}{text})",
         )
     return None
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk has no room left; `datasets` and Arrow say it in words alone."""
+    if not isinstance(error, OSError):
+        return False
+    return (
+        error.errno in _FULL
+        or "Not enough disk space" in str(error)
+        or "No space left" in str(error)
+    )
+
+
+def last_words(tries: int, *, folder: Path, free: int, listed: bool) -> str:
+    """What is known about a download that has failed `tries` times in a row."""
+    access = (
+        "the hub has listed it, so its name and your access are in order"
+        if listed
+        else ("the hub has never listed it: check its name, your access and the network")
+    )
+    return f". It failed {tries} times in a row; {access}; {folder} has {show_size(free)} left"
 
 
 def _absent(error: BaseException) -> str:

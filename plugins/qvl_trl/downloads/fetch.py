@@ -93,9 +93,13 @@ class Fetch:
         kind = None if self.cache.kind == "model" else self.cache.kind
         return hf_hub_url(self.cache.repo, file.name, repo_type=kind, revision=commit)
 
-    def _need_space(self, need: int) -> None:
+    def room(self) -> int:
+        """Free bytes where the cache lies."""
         self.cache.root.mkdir(parents=True, exist_ok=True)
-        if (free := self.free(self.cache.root)) < need + MARGIN:
+        return self.free(self.cache.root)
+
+    def _need_space(self, need: int) -> None:
+        if (free := self.room()) < need + MARGIN:
             raise no_space(
                 self.cache.repo, kind=self.subject, folder=self.cache.root, need=need, free=free
             )

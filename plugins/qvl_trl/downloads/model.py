@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qvl_run.contract import StageError
+from qvl_run.contract import StageError, StageStopped
 from qvl_trl.downloads.cache import RemoteFile
-from qvl_trl.downloads.explain import explained
-from qvl_trl.downloads.fetch import Fetch, make_fetch, no_weights
+from qvl_trl.downloads.explain import explained, last_words
+from qvl_trl.downloads.fetch import CLEAR_FROM, Fetch, make_fetch, no_weights
 from qvl_trl.downloads.watch import Watch
 
 ASK_TIMEOUT = 20.0
@@ -34,14 +34,21 @@ def model_folder(
     try:
         fetch = fetch or make_fetch(repo, kind="model", watch=watch)
         return _folder(fetch, revision)
-    except StageError:
+    except (StageError, StageStopped):
         raise
     except Exception as error:
         root = fetch.cache.root if fetch else Path()
         told = explained(error, repo, kind="model", revision=revision, folder=root)
         if told is None:
             raise
-        raise told from error
+        tries = watch.tries + 1
+        if fetch is None or told.failure != "download" or tries <= CLEAR_FROM:
+            raise told from error
+        cache = fetch.cache
+        commit = cache.commit(revision)
+        listed = commit is not None and cache.listing(commit) is not None
+        more = last_words(tries, folder=cache.root, free=fetch.room(), listed=listed)
+        raise StageError(f"{told}{more}", failure="download") from error
 
 
 def _folder(fetch: Fetch, revision: str | None) -> Path:

@@ -90,8 +90,7 @@ class Transfer:
             raise WrongContent(f"{file.name} did not arrive as the hub lists it")
 
     def _request(self, url: str, file: RemoteFile, state: _State) -> None:
-        from huggingface_hub import constants
-        from huggingface_hub.utils import get_session, hf_raise_for_status  # type: ignore[attr-defined]
+        from huggingface_hub import constants, get_session, hf_raise_for_status
 
         headers = {**self.headers, "Accept-Encoding": "identity"}
         if state.reached:

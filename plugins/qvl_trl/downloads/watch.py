@@ -6,10 +6,11 @@ stall. Nothing here guesses how long is too long.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Watch:
         return self.ctx.earlier("download") if self.ctx else 0
 
     def begin(self, *, have: int, total: int) -> None:
-        """A download of `total` bytes begins, `have` of which are here. Raises StageStopped."""
+        """A download of `total` bytes (0: unknown) begins, `have` of which are here. Raises StageStopped."""
         self._bytes, self._total = have, total
         self._tell()
 
@@ -49,6 +50,11 @@ class Watch:
         """All of it is here. Raises StageStopped."""
         self._tell()
 
+    def over(self) -> None:
+        """Nothing more is downloaded: what follows may take its time without a byte. Raises StageStopped."""
+        if self.ctx is not None:
+            self.ctx.progress("load")
+
     def checked(self) -> None:
         """Bytes that are here were read and compared: the disk answers. Raises StageStopped."""
         if self.clock() - self._told >= INTERVAL:
@@ -57,8 +63,8 @@ class Watch:
     def _tell(self) -> None:
         self._told = self.clock()
         if self.ctx is not None:
-            metrics = {"bytes": float(self._bytes), "total_bytes": float(self._total)}
-            self.ctx.progress("download", metrics=metrics)
+            total = {"total_bytes": float(self._total)} if self._total else {}
+            self.ctx.progress("download", metrics={"bytes": float(self._bytes), **total})
 
 
 _current = Watch()
@@ -117,10 +123,9 @@ def growing(
 def _size(folders: Iterable[Path]) -> int:
     """Bytes of the files below `folders`, links not followed; what vanishes meanwhile counts nothing."""
     total = 0
-    for folder in folders:
-        for path in folder.rglob("*"):
-            try:
-                total += path.lstat().st_size
-            except OSError:
-                continue
+    for top in folders:
+        for folder, _, names in os.walk(top):
+            for name in names:
+                with suppress(OSError):
+                    total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118
     return total

@@ -5,7 +5,6 @@ Rows are read when they are asked for, images stay encoded: a data set larger th
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, overload
 
 from qvl_run.contract import Example, StageError
 from qvl_run.settings import DataSettings
+from qvl_trl.downloads.explain import is_full
 from qvl_trl.downloads.watch import current
 
 Record = Mapping[str, Any]
@@ -74,7 +74,7 @@ def load_records(data: DataSettings, *, cache: Path) -> Any:
     except OSError as error:  # of the disk: the network's were told apart before
         raise StageError(
             f"the data set {path} cannot be read: {error}",
-            failure="disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "download",
+            failure="disk" if is_full(error) else "download",
         ) from error
     if data.shuffle_seed is not None:
         records = records.shuffle(seed=data.shuffle_seed)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils import save_and_load
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -26,7 +27,7 @@ from qvl_run import plugins
 from qvl_run.contract import StageContext, StageError
 from qvl_run.settings import ModelSettings
 from qvl_trl.downloads.model import model_folder
-from qvl_trl.downloads.watch import watched
+from qvl_trl.downloads.watch import Watch, current
 from qvl_trl.policy.lora import add_adapter, is_adapter, load_adapter
 from qvl_trl.policy.processor import Qwen3VLProcessor, load_processor
 
@@ -64,9 +65,9 @@ def load_policy(
 ) -> Policy:
     """The model at `start` (an adapter or a full model), else the base model, ready to be trained.
 
-    Downloads it first where it is not here, and tells `ctx` of that. Raises StageStopped, and StageError:
-    "download" where the hub cannot give it, "disk" where there is no room for it, "config" where it is not a
-    Qwen3-VL, does not fit the settings, or may not be had.
+    Downloads it first where it is not here, and tells `ctx` of that (None: `downloads.watch.current()`). Raises
+    StageStopped, and StageError: "download" where the hub cannot give it, "disk" where there is no room for it,
+    "config" where it is not a Qwen3-VL, does not fit the settings, or may not be had.
     """
     source, revision = locate(settings.name), settings.revision
     if start is not None and not is_adapter(start):
@@ -74,10 +75,10 @@ def load_policy(
     remote = not Path(source).exists()
     folder = source
     if remote:
-        with watched(ctx) as watch:
-            folder = str(model_folder(source, revision=revision, watch=watch))
-        if ctx is not None:
-            ctx.progress("load")
+        watch = Watch(ctx) if ctx is not None else current()
+        folder = str(model_folder(source, revision=revision, watch=watch))
+        watch.over()
+        save_and_load.check_file_exists_on_hf_hub = _not_asked
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         family = config.model_type
@@ -122,6 +123,12 @@ def locate(name: str) -> str:
     if name in plugins.installed("qvl.models"):
         return str(plugins.load("qvl.models", name).folder())
     return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def _not_asked(*_: Any, **__: Any) -> bool:
+    """In place of PEFT's question to the hub, at every save, whether the base model's vocabulary was changed: it never
+    is here, and a hub that hangs would hold up the save."""
+    return False
 
 
 def _load_base(folder: str, settings: ModelSettings) -> Any:

@@ -11,6 +11,7 @@ counts for one set of settings: others of the same stage keep what they have.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterable
@@ -53,7 +54,8 @@ def begin(store: Store, run: str, stage: str, *, key: str, given_up: Iterable[st
     name, text = f"{run}/{_name(number)}", _text(entries).encode()
     store.write(name, [text])
     if b"".join(store.read(name)) != text:
-        raise OSError(f"{store.place}/{name} reads back other than it was written")
+        why = "it reads back other than it was written"
+        raise OSError(errno.EIO, why, f"{store.place}/{name}")
 
 
 def _generation(entries: dict[str, Any], stage: str) -> Generation:

@@ -45,6 +45,10 @@ _BY_TYPE: tuple[tuple[FailureClass, frozenset[str]], ...] = (
 )  # fmt: skip
 
 
+_OF_THE_MACHINE: frozenset[FailureClass] = frozenset({"oom", "ram", "disk", "drive_lost"})
+"""Failures that no code handles as a matter of course, so that what fails while one is handled is its noise."""
+
+
 def described(error: BaseException) -> dict[str, Any]:
     """`error` as data. Its class is its own where that is telling, else that of the exception it was raised from."""
     failure, guessed = _class(error)
@@ -59,19 +63,24 @@ def described(error: BaseException) -> dict[str, Any]:
 
 
 def _class(error: BaseException) -> tuple[FailureClass, bool]:
-    """The class of `error` and whether it is a guess: by what the stage said, by type, by number, last by its text."""
-    if isinstance(error, StageError):
-        return error.failure, False
-    for one in _chain(error):
+    """The class of `error` and whether it is a guess: by what the stage said, by type, by number, then by its text;
+    last by what was being handled when it was raised."""
+    chain = list(_chain(error))
+    for one in chain:
         if (known := _known(one)) is not None:
             return known, False
-    found = of_text(_text(error))
-    return (found[0], True) if found else ("error", False)
+    # From its causes to itself: the last telling line counts.
+    if found := of_text("\n".join(_text(one) for one in reversed(chain))):
+        return found[0], True
+    handled = (one for above in chain for one in _handled(above))
+    known = next((k for one in handled if (k := _known(one)) in _OF_THE_MACHINE), None)
+    return (known, True) if known else ("error", False)
 
 
 def _known(error: BaseException) -> FailureClass | None:
     if isinstance(error, StageError):
-        return error.failure
+        # One that does not call its base's __init__ has none.
+        return getattr(error, "failure", "error")
     if isinstance(error, OSError) and error.errno in _BY_ERRNO:
         return _BY_ERRNO[error.errno]
     names = {cls.__name__ for cls in type(error).__mro__}
@@ -79,19 +88,34 @@ def _known(error: BaseException) -> FailureClass | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """`error`, then what caused it. What was merely being handled when it was raised says nothing about it."""
+    """`error`, what it groups, then what caused it, each once."""
     seen: set[int] = set()
-    at: BaseException | None = error
-    while at is not None and id(at) not in seen:
+    left: list[BaseException | None] = [error]
+    while left:
+        at = left.pop(0)
+        if at is None or id(at) in seen:
+            continue
         seen.add(id(at))
         yield at
-        at = at.__cause__
+        left += [*(at.exceptions if isinstance(at, BaseExceptionGroup) else ()), at.__cause__]
+
+
+def _handled(error: BaseException) -> Iterator[BaseException]:
+    """What was being handled when `error` was raised, the nearest first, unless the code says that it is no matter."""
+    seen = {id(error)}
+    at = error
+    while not at.__suppress_context__ and at.__context__ is not None:
+        at = at.__context__
+        if id(at) in seen:
+            return
+        seen.add(id(at))
+        yield at
 
 
 def _text(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return f"sys.exit({error.code!r}) was called"
     with suppress(BaseException):
+        if isinstance(error, SystemExit):
+            return f"sys.exit({error.code!r}) was called"[-MOST:]
         notes = [str(note) for note in getattr(error, "__notes__", ())]
         return "\n".join([str(error) or type(error).__name__, *notes])[-MOST:]
     return type(error).__name__

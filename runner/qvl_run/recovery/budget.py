@@ -1,14 +1,15 @@
 """What recovery has spent on a stage, and whether one more restart may be spent.
 
 Every restart leaves a record that holds the whole account after it, so replaying a record, in whatever order and
-however often, spends nothing twice, and an account survives the process and the machine. Only a checkpoint past the step of
-the failure gives the rules' limits back; the ceiling on all restarts nothing gives back.
+however often, spends nothing twice, and an account survives the process and the machine. Only a checkpoint past the
+step of the failure gives the rules' limits back; the ceiling on all restarts nothing gives back.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from qvl_run.recovery.failure import Failure
@@ -41,18 +42,25 @@ class Decision:
 
 
 def spent(records: Iterable[Mapping[str, Any]], *, stage: str, key: str) -> Account:
-    """The account of `stage` with the settings of `key`, from any records of the run, in any order."""
-    newest = max(
-        (
-            record["account"]
-            for record in records
-            if record.get("event") == RESTART
-            and (record.get("stage"), record.get("key")) == (stage, key)
-        ),
-        key=lambda account: int(account["total"]),
-        default=None,
-    )
-    return Account(**newest) if newest else Account()
+    """The account of `stage` with the settings of `key`, from any records of the run, in any order and number."""
+    mine = [
+        record
+        for record in records
+        if record.get("event") == RESTART
+        and (record.get("stage"), record.get("key")) == (stage, key)
+    ]
+    if not mine:
+        return Account()
+    newest = Account(**max((record["account"] for record in mine), key=_order))
+    # Two machines that did not know of each other have each counted their own only.
+    known = {record["id"] for record in mine if "id" in record}
+    return replace(newest, total=max(newest.total, len(known)))
+
+
+def _order(account: Mapping[str, Any]) -> tuple[int, int, str]:
+    """The newest account last; of two that are equally old the one that has spent more, then either, but always it."""
+    text = json.dumps(account, sort_keys=True)
+    return int(account["total"]), int(account["streak"]) + sum(account["by_rule"].values()), text
 
 
 def to_json(account: Account) -> dict[str, Any]:
@@ -85,7 +93,7 @@ def decide(
         account = Account(total=account.total)
     used = account.by_rule.get(rule.name, 0)
     if account.total >= policy.max_restarts:
-        reason = f"{account.total} restarts in all, the most that recovery.max_restarts allows"
+        reason = f"{_times(account.total)} in all, and recovery.max_restarts allows no more"
         return Decision(retry=False, reason=reason, rule=rule)
     if exhausted:
         reason = "nothing is left that could be made smaller"
@@ -96,7 +104,11 @@ def decide(
     # With something changed it is another try, not the same once more.
     streak = account.streak if adapts else account.streak + 1
     if streak > policy.max_without_progress:
-        reason = f"{_times(account.streak)} came no further than step {account.failed_at}"
+        reason = (
+            f"{_times(account.streak)} in a row came no further than step {account.failed_at}"
+            if account.streak
+            else "recovery.max_without_progress allows no restart that changes nothing"
+        )
         return Decision(retry=False, reason=reason, rule=rule)
     after = Account(
         total=account.total + 1,
@@ -111,4 +123,4 @@ def decide(
 
 
 def _times(count: int) -> str:
-    return "one restart" if count == 1 else f"{count} restarts"
+    return {0: "no restart", 1: "one restart"}.get(count, f"{count} restarts")

@@ -26,7 +26,11 @@ _PATTERNS: tuple[tuple[FailureClass, str], ...] = (
     ("oom", r"CUDA out of memory|CUDA error: out of memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED"),
     ("disk", r"No space left on device|Disk quota exceeded"),
     ("drive_lost", r"Transport endpoint is not connected|Stale file handle"),
-    ("ram", r"DataLoader worker \(pid.*\) is killed by signal: Killed|^MemoryError"),
+    (
+        "ram",
+        r"DataLoader worker \(pid.*\) is killed by signal: (Killed|Bus error)|^MemoryError|"
+        r"DefaultCPUAllocator: (can't allocate|not enough) memory",
+    ),
     ("config", r"^(ImportError|ModuleNotFoundError): "),
 )
 
@@ -66,7 +70,7 @@ def classify(left: Remains) -> Failure:
     number = _signal(left.returncode)
     if number is not None:
         return _signalled(number, left)
-    message = f"the process ended with code {left.returncode} and said nothing"
+    message = f"the process ended with {_ending(left.returncode)} and said nothing"
     return _guess(left) or Failure(failure="exit", message=message, step=left.step)
 
 
@@ -133,4 +137,6 @@ def _guess(left: Remains) -> Failure | None:
 
 def _ending(returncode: int) -> str:
     number = _signal(returncode)
-    return number.name if number is not None else f"code {returncode}"
+    if number is not None:
+        return number.name
+    return f"code {returncode}" if returncode >= 0 else f"signal {-returncode}"

@@ -35,6 +35,7 @@ _NEUTRAL_KEYS = {
     "training.dataloader_num_workers",
 }
 _WORKERS = "training.dataloader_num_workers"
+_LORA = "model.lora."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +103,18 @@ def remembered(
     changes: dict[str, Any] = {}
     for spec in reversed(line):
         mine = [r for r in records if (r["stage"], r["settings"]) == (spec.name, digest(spec))]
-        for record in sorted(mine, key=lambda r: int(r["rungs"])):
+        # Machines that did not know of each other may have made the same number of rungs: then always the same holds.
+        for record in sorted(mine, key=lambda r: (int(r["rungs"]), _text(r["changes"]))):
             for path, value in record["changes"].items():
-                own = spec.name == stage and (path not in _NEUTRAL_KEYS or record["gpu"] == gpu)
-                if own or path.startswith("model.lora."):
+                # The rank is its first trainer's alone: later ones go on with that adapter.
+                holds = spec.upstream is None if path.startswith(_LORA) else spec.name == stage
+                if holds and (path not in _NEUTRAL_KEYS or record["gpu"] == gpu):
                     changes[path] = value
     return changes
+
+
+def _text(changes: Changes) -> str:
+    return json.dumps(changes, sort_keys=True)
 
 
 def _micro_batch(spec: StageSpec) -> Step | None:

@@ -51,14 +51,21 @@ class Rule:
         if self.limit is not None:
             words[0] += " once" if self.limit == 1 else f" up to {self.limit} times"
         if self.backoff:
-            words[0] += f" after {show_duration(self.backoff)}"
-            if self.limit != 1:
-                words.append("each time twice as long")
+            words.append(self._waits())
         if self.adapt:
-            words.append(
-                f"with less: {', then '.join(name.replace('_', ' ') for name in self.adapt)}"
-            )
-        return f"{', '.join(self.on)}: {', '.join(words)}"
+            words.append(f"using less memory ({', then '.join(self.adapt)})")
+        return f"{', '.join(self.on)}: {'; '.join(words)}"
+
+    def _waits(self) -> str:
+        first = min(self.backoff, self.max_backoff)
+        text = f"wait about {show_duration(first)}"
+        if self.limit == 1:
+            return text
+        if first == self.max_backoff:
+            return f"{text} each time"
+        longest = self.backoff * 2.0 ** (min(self.limit or 30, 30) - 1)
+        most = f", at most {show_duration(self.max_backoff)}" if longest > self.max_backoff else ""
+        return f"{text} first, then twice as long each time{most}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +85,14 @@ class Policy:
 
     def lines(self) -> Iterator[str]:
         """The rules for people, as they hold: each class once."""
-        left = set(CLASSES)
+        left, retries = set(CLASSES), False
         for rule in self.rules:
             mine = tuple(name for name in rule.on if name in left)
             left -= set(mine)
             if mine:
+                retries = retries or rule.retry
                 yield str(replace(rule, on=mine))
-        if any(rule.retry for rule in self.rules):
+        if retries:
             yield (
                 f"at most {self.max_restarts} restarts of a stage in all, "
                 f"{self.max_without_progress} in a row without progress"

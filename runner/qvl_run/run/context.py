@@ -36,6 +36,7 @@ class ChildContext:
         self._metrics: dict[str, float] = {}
         self._loop_began: float | None = None
         self._loop_ended = 0.0
+        self._loop_from = 0
         self._save_began: float | None = None
         self._saves = 0
         self._save_seconds = 0.0
@@ -79,12 +80,12 @@ class ChildContext:
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         """See `StageContext`."""
-        if self.stop and section not in _IN_TRAINING:
-            raise StageStopped
+        if section not in _IN_TRAINING and (self.stop or self._folder.stop_file.exists()):
+            raise StageStopped  # nothing is lost by that here
         if section == "first_step" or (step == 0 and section == "step"):
             crash_point("stage.before_train")
         if step is not None and section in _IN_TRAINING:
-            self._clock_loop(section)
+            self._clock_loop(section, step)
         self._total = total or self._total
         self._beat += 1
         if metrics:
@@ -96,6 +97,8 @@ class ChildContext:
                 "total": self._total,
                 "metrics": self._metrics,
                 "seconds": self.seconds,
+                "loop_seconds": self._loop_ended - (self._loop_began or self._loop_ended),
+                "loop_steps": (step or 0) - self._loop_from if step is not None else 0,
                 "beat": self._beat,
             }
         )
@@ -157,10 +160,11 @@ class ChildContext:
         """See `StageContext`."""
         return self._recorded.get(name)
 
-    def _clock_loop(self, section: Section) -> None:
+    def _clock_loop(self, section: Section, step: int) -> None:
         """Note how long the training loop takes, and when a save began in it."""
         now = time.monotonic()
-        self._loop_began = self._loop_began or now
+        if self._loop_began is None:
+            self._loop_began, self._loop_from = now, step
         self._loop_ended = now
         if section == "save" and self._save_began is None:
             self._save_began = now

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,13 @@ class Events:
         for path in folder.glob(f"*{OPEN}"):
             path.rename(path.with_suffix(_suffix(list(_lines(path.read_bytes())))))
         now = clock()
-        stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{now % 1 * 1000:03.0f}"
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{int(now % 1 * 1000):03d}"
         self._folder, self._name = folder, f"events-{stamp}-{token}"
         self._token, self._clock, self._shown = token, clock, shown
         self._lock = threading.Lock()
         self._count = self._segment = 0
         self._opened: float | None = None
-        self._ledger = False
+        self._ledger = self._torn = False
 
     def add(self, event: str, **details: Any) -> None:
         """One event, on disk when this returns. Raises OSError."""
@@ -56,9 +56,13 @@ class Events:
             seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
             stamp = f"{seconds}.{int(now % 1 * 1000):03d}Z"
             record = {"id": f"{self._token}-{self._count}", "time": stamp, "event": event}
-            line = self._shown(json.dumps({**record, **details}))
+            # What recovery counts on must read back as it is, and holds nothing that a user wrote.
+            told = details if event in (RESTART, ADAPTED) else self._masked(details)
+            line = json.dumps({**record, **told}) + "\n"
+            before, self._torn = "\n" * self._torn, True
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+                file.write(before + line)
+            self._torn = False
             self._opened = now if self._opened is None else self._opened
             self._ledger = self._ledger or event in (RESTART, ADAPTED)
             if now - self._opened > LONGEST or self._ledger:
@@ -70,8 +74,20 @@ class Events:
             self._close()
 
     def closed(self) -> list[Path]:
-        """The segments that lie here and are closed, those of earlier runs too, the oldest first."""
+        """The segments that lie here and are closed, those of earlier runs too, the oldest first. Closes the open one
+        where it is old: an attempt may say nothing for hours. Raises OSError."""
+        with self._lock:
+            if self._opened is not None and self._clock() - self._opened > LONGEST:
+                self._close()
         return sorted(self._folder.glob(f"*{CLOSED}"))
+
+    def _masked(self, value: Any) -> Any:
+        """`value` without secrets in its texts. Its keys are ours."""
+        if isinstance(value, Mapping):
+            return {key: self._masked(below) for key, below in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._masked(below) for below in value]
+        return self._shown(value) if isinstance(value, str) else value
 
     @property
     def _path(self) -> Path:
@@ -91,19 +107,23 @@ def here(folder: Path, *, ledger: bool = False) -> list[Record]:
     found: list[Record] = []
     for path in sorted(folder.glob("events-*")) if folder.is_dir() else ():
         if path.name.endswith((OPEN, LEDGER) if ledger else (OPEN, CLOSED)):
-            found += _lines(path.read_bytes())
+            found += _lines(_content(path))
     return _counted(found) if ledger else found
 
 
-def stored(store: Store, run: str, *, ledger: bool = False) -> list[Record]:
-    """Every record in the run's folder `run` of `store`. Raises OSError where it cannot be read."""
+def stored(
+    store: Store, run: str, *, ledger: bool = False, newest: int | None = None
+) -> list[Record]:
+    """Every record in the run's folder `run` of `store`, or those of its `newest` segments. Raises OSError where it
+    cannot be read."""
     found: list[Record] = []
-    for name in store.names(run):
-        if name.startswith("events-") and name.endswith(LEDGER if ledger else CLOSED):
-            try:
-                found += _lines(b"".join(store.read(f"{run}/{name}")))
-            except FileNotFoundError:
-                continue  # listed, and not there yet: a drive shows names before contents
+    wanted = LEDGER if ledger else CLOSED
+    names = [n for n in store.names(run) if n.startswith("events-") and n.endswith(wanted)]
+    for name in names[-newest:] if newest else names:
+        try:
+            found += _lines(b"".join(store.read(f"{run}/{name}")))
+        except FileNotFoundError:
+            continue  # listed, and not there yet: a drive shows names before contents
     return _counted(found) if ledger else found
 
 
@@ -111,6 +131,16 @@ def merged(*groups: list[Record]) -> list[Record]:
     """All records once, in the order in which they happened."""
     unique = {str(record.get("id")): record for group in groups for record in group}
     return sorted(unique.values(), key=_when)
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a segment, which another process may just be closing. Raises OSError."""
+    for name in (path, path.with_suffix(CLOSED), path.with_suffix(LEDGER)):
+        try:
+            return name.read_bytes()
+        except FileNotFoundError:
+            continue
+    return b""
 
 
 def _when(record: Record) -> tuple[str, str, int]:

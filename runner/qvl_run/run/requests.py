@@ -10,7 +10,7 @@ from pathlib import Path
 
 SAVE = "save-now"
 STOP = "stop-after-save"
-NAMES = (SAVE, STOP)
+NAMES: tuple[str, ...] = (SAVE, STOP)
 
 
 def ask(scratch: Path, *names: str) -> None:

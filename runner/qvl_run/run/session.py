@@ -24,6 +24,9 @@ from qvl_run.watchdog import deadlines
 from qvl_run.watchdog.deadlines import Seen, merge
 from qvl_run.watchdog.snapshot import Known
 
+PAUSE = 1.0
+"""Seconds between two looks for requests, while an attempt is waited with."""
+
 
 @dataclass(kw_only=True)
 class Session:
@@ -125,6 +128,7 @@ class Session:
         asked = self.lease.requests() | requests.take(self.where.scratch)
         for name in sorted(asked):
             self.events.add("asked", request=name)
+            self.machinery.show.line(f"asked to {name.replace('-', ' ')}")
         self.stop_after_save = self.stop_after_save or requests.STOP in asked
         count, over = self.machinery.stop(), self.over()
         return Wish(
@@ -133,6 +137,17 @@ class Session:
             save=requests.SAVE in asked,
             after_save=requests.STOP in asked,
         )
+
+    def pause(self, seconds: float) -> bool:
+        """Wait before the next attempt; False once the run is to end."""
+        until = self.machinery.ticks() + seconds
+        while not self.stop_after_save and self.machinery.ticks() < until:
+            if (
+                not self.patience.pause(min(PAUSE, until - self.machinery.ticks()))
+                or self.wish().stop
+            ):
+                return False
+        return not self.stop_after_save
 
     def known(self) -> Known:
         """What the watchdog cannot see itself."""

@@ -88,7 +88,7 @@ class Show:
         if mark == self._last or not (new_section or last or now - self._last_time >= QUIET):
             return
         self._section, self._last, self._last_time = section, mark, now
-        self.line(f"  {plan.spec.name}  {_progress_text(progress)}")
+        self.line(f"  {plan.spec.name}  {progress_text(progress)}")
 
     def saves(self, plan: StagePlan) -> None:
         """What the saves of a finished stage cost it."""
@@ -148,7 +148,8 @@ def details(plan: StagePlan) -> list[str]:
     return lines
 
 
-def _progress_text(progress: Mapping[str, Any]) -> str:
+def progress_text(progress: Mapping[str, Any]) -> str:
+    """Where a stage is, from its progress file."""
     section, step, total = progress["section"], progress["step"], progress["total"]
     text = _SECTIONS.get(section, section)
     if section == "download" and (count := progress["metrics"].get("bytes")):

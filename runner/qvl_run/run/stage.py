@@ -91,7 +91,7 @@ class StageRun:
             return Outcome(ending="owned", stage=plan, log=folder.log)
         wanted = ended.asked or session.over() or session.machinery.stop()
         if wanted or (session.stop_after_save and ended.remains.returncode == STOPPED):
-            why = ended.asked if not session.machinery.stop() else ""
+            why = ended.asked or ("asked to stop" if session.stop_after_save else "")
             return Outcome(ending="stopped", stage=plan, log=folder.log, why=why)
         failure = classify(ended.remains)
         failure = replace(failure, step=max(failure.step, plan.step))
@@ -148,7 +148,7 @@ class StageRun:
         )
         if step is not None:
             after = self._adapted(plan, step, failure)
-        if not session.patience.pause(decision.wait):
+        if not session.pause(decision.wait):
             return Outcome(ending="stopped", stage=plan, log=folder.log)
         return after
 

@@ -141,13 +141,16 @@ class Supervisor:
 
     def _kill(self, why: str) -> None:
         """End a child that hangs, after asking it where it is."""
+        evidence = gather(self.process.pid, self.folder.log, gpu=self.gpu)
+        report = self.folder.path / "evidence.json"
+        with suppress(OSError):
+            files.write_json(report, asdict(evidence))
+        if evidence.stands_at:
+            why = f"{why}; it stands in {evidence.stands_at}"
         if self.folder.read("error") is None:
             self._killed_for = why
-        evidence = gather(self.process.pid, self.folder.log, gpu=self.gpu)
-        with suppress(OSError):
-            files.write_json(self.folder.path / "evidence.json", asdict(evidence))
-        self.note("killed", why=why, evidence=str(self.folder.path / "evidence.json"))
-        self.tell(f"{why}: ending it")
+        self.note("killed", why=why, where=evidence.stands_at, evidence=str(report))
+        self.tell(f"{why}: ending it. Its stacks: {report}")
         self._killed_at = self.clock()
         self.process.ask_to_stop()
 

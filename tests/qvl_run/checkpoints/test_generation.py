@@ -1,4 +1,3 @@
-import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -62,7 +61,9 @@ def test_the_first_one_cut_short_leaves_what_was_before(store: FolderStore) -> N
     assert number(store) == 1
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{}", b"null", b'{"stages": {}, "digest": "x"}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{}", b"null", b'{"stages": {}, "digest": "x"}', b"\xff"]
+)
 def test_what_is_none_of_ours_does_not_count(store: FolderStore, content: bytes) -> None:
     begin(store)
     store.write(f"{RUN}/generations-0007.json", [content])
@@ -103,7 +104,7 @@ def test_numbers_beyond_four_digits_are_still_in_order(store: FolderStore) -> No
     begin(store)
     text = (store.root / RUN / "generations-0001.json").read_bytes()
     store.write(f"{RUN}/generations-9999.json", [text])
-    for count in itertools.islice(itertools.count(2), 2):
+    for count in (2, 3):
         begin(store)
         assert number(store) == count
     assert (store.root / RUN / "generations-10001.json").exists()

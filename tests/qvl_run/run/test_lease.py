@@ -1,12 +1,16 @@
 import errno
 import json
 import os
+import queue
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from qvl_run.checkpoints.folder import FolderStore
+from qvl_run.run import lease as leases
 from qvl_run.run.lease import EXPIRES, LOOK, Interrupted, Lease, Owned, Owner, myself
 
 HERE = myself()
@@ -206,3 +210,134 @@ def test_signs_of_life_count_up(world: World) -> None:
     world.now += 60
     lease.renew()
     assert (world.owner.beat, world.owner.time) == (first.beat + 1, first.time + 60)
+
+
+class Hanging(FolderStore):
+    """A store whose writes or listings hang until `answer` is set."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.hangs = False
+        self.asked, self.answer = threading.Event(), threading.Event()
+
+    def write(self, name: str, chunks: Iterable[bytes]) -> None:
+        if self.hangs:
+            self.asked.set()
+            assert self.answer.wait(20)
+        super().write(name, chunks)
+
+
+@pytest.fixture
+def hanging(world: World) -> Iterator[Hanging]:
+    world.store = store = Hanging(world.store.root)
+    yield store
+    store.answer.set()
+
+
+def test_the_end_does_not_wait_for_a_store_that_hangs(
+    world: World, hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LAST", 0.01)
+    lease = world.lease()
+    lease.acquire()
+    hanging.hangs = True
+    lease.release()
+    assert hanging.asked.is_set()
+    assert not world.owner.ended
+
+
+def test_a_sign_of_life_that_hung_does_not_take_the_last_word_back(
+    world: World, hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = world.lease()
+    lease.acquire()
+    hanging.hangs = True
+    renewing = threading.Thread(target=lease.renew, daemon=True)
+    renewing.start()
+    assert hanging.asked.wait(20)
+    monkeypatch.setattr(leases, "LAST", 0.01)
+    lease.release()
+    hanging.hangs = False
+    hanging.answer.set()
+    renewing.join(20)
+    monkeypatch.setattr(leases, "LAST", 20.0)
+    lease.release()
+    assert world.owner.ended
+    lease.renew()
+    assert world.owner.ended
+
+
+def drop(world: World, *names: str) -> None:
+    for name in names:
+        world.store.write(f"runs/job/{name}", [b""])
+
+
+def test_what_a_user_asks_for_in_the_store_is_seen_once_and_taken_away(world: World) -> None:
+    lease = world.lease()
+    lease.acquire()
+    drop(world, "save-now", "stop-after-save.txt", "save-nowhere", "generations-0001.json")
+    (world.store.root / "runs/job/stop-after-save").mkdir()
+    lease.look()
+    assert lease.requests() == {"save-now", "stop-after-save"}
+    assert lease.requests() == frozenset()
+    assert list(world.store.names("runs/job")) == [
+        "generations-0001.json",
+        "owner.json",
+        "save-nowhere",
+    ]
+    drop(world, "save-now")
+    lease.look()
+    lease.look()
+    assert lease.requests() == {"save-now"}
+
+
+def test_a_request_that_cannot_be_taken_away_counts_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = world.lease()
+    lease.acquire()
+    drop(world, "save-now")
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "remove", lambda *_, **__: (_ for _ in ()).throw(OSError("no")))
+        lease.look()
+        assert lease.requests() == {"save-now"}
+        lease.look()
+        assert lease.requests() == frozenset()
+    world.store.remove("runs/job/save-now", first="")
+    lease.look()
+    drop(world, "save-now")
+    lease.look()
+    assert lease.requests() == {"save-now"}, "it was gone, so this is another"
+
+
+def test_what_was_asked_of_an_earlier_run_is_not_heeded(world: World) -> None:
+    lease = world.lease()
+    lease.acquire()
+    drop(world, "stop-after-save")
+    lease.look(heed=False)
+    assert lease.requests() == frozenset()
+    assert list(world.store.names("runs/job")) == ["owner.json"]
+
+
+def test_requests_are_looked_for_with_each_sign_of_life(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "RENEW", 0.005)
+    looks: queue.Queue[bool] = queue.Queue()
+    lease = world.lease()
+    lease.acquire()
+    look = lease.look
+
+    def noting(*, heed: bool = True) -> None:
+        look(heed=heed)
+        looks.put(heed)
+
+    monkeypatch.setattr(lease, "look", noting)
+    drop(world, "stop-after-save")
+    lease.keep()
+    assert looks.get(timeout=20) is False, "it was there before this run"
+    drop(world, "save-now")
+    while not (found := lease.requests()):
+        assert looks.get(timeout=20)
+    assert found == {"save-now"}
+    lease.release()

@@ -12,13 +12,19 @@ class Waiting:
     def __init__(self, seconds: float = 60.0) -> None:
         self.slept = 0.0
         self.told = self.asked = 0
+        self.now = 1000.0
         self.stopped = False
         self.patience = Patience(
-            seconds=seconds, stop=lambda: self.stopped, sleep=self.sleep, tell=self.tell
+            seconds=seconds,
+            stop=lambda: self.stopped,
+            sleep=self.sleep,
+            tell=self.tell,
+            clock=lambda: self.now,
         )
 
     def sleep(self, seconds: float) -> None:
         self.slept += seconds
+        self.now += seconds
 
     def tell(self) -> None:
         self.told += 1
@@ -78,3 +84,62 @@ def test_a_pause_lasts_as_long_as_it_says() -> None:
     waiting = Waiting()
     assert waiting.patience.pause(1.0)
     assert waiting.slept == pytest.approx(1.0, abs=STEP)
+
+
+def refuse() -> None:
+    raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+
+def test_a_long_read_does_not_use_patience_up() -> None:
+    waiting = Waiting(seconds=60.0)
+
+    def read() -> str:
+        waiting.asked += 1
+        waiting.now += 600.0
+        if waiting.asked == 1:
+            refuse()
+        return "content"
+
+    assert waiting.patience.ask(read) == "content"
+    assert waiting.asked == 2
+
+
+def test_the_time_begins_anew_where_more_has_come() -> None:
+    waiting = Waiting(seconds=60.0)
+
+    def read() -> str:
+        """Each try takes ten minutes and comes one file further."""
+        waiting.asked += 1
+        for _ in range(waiting.asked):
+            waiting.now += 600.0 / waiting.asked
+            waiting.patience.moved(1000)
+        if waiting.asked < 5:
+            refuse()
+        return "content"
+
+    assert waiting.patience.ask(read) == "content"
+    assert waiting.asked == 5
+
+
+def test_a_read_that_always_fails_at_one_place_comes_to_an_end() -> None:
+    waiting = Waiting(seconds=60.0)
+
+    def read() -> None:
+        waiting.asked += 1
+        assert waiting.asked < 1000
+        waiting.patience.moved(4_000_000)
+        refuse()
+
+    with pytest.raises(OSError, match="not connected"):
+        waiting.patience.ask(read)
+    assert 60.0 < waiting.slept < 120.0
+    assert waiting.asked > 2
+
+
+def test_each_question_has_its_own_patience() -> None:
+    waiting = Waiting(seconds=60.0)
+    for _ in range(3):
+        waiting.asked = 0
+        waiting.patience.moved(1000)
+        assert waiting.failing(errno.ENOTCONN, errno.ENOTCONN) == "content"
+        waiting.now += 600.0

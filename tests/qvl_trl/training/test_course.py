@@ -136,7 +136,9 @@ def test_an_image_that_breaks_in_training_names_its_row(
 def test_a_loss_that_is_no_number_ends_the_stage_unsaved(make_context: Make) -> None:
     training = {"learning_rate": 1e30, "max_grad_norm": 1e30, "save_steps": 100}
     ctx = make_context(stage_settings("sft", training=training))
-    with pytest.raises(StageError, match=r"the (loss|gradient) is NaN or infinite at step") as caught:
+    with pytest.raises(
+        StageError, match=r"the (loss|gradient) is NaN or infinite at step"
+    ) as caught:
         run_stage(ctx)
     assert caught.value.failure == "nan"
     assert ctx.checkpoints == {}

@@ -62,6 +62,49 @@ def test_stops_when_asked_and_goes_on(
     assert weights(resumed) == weights(whole)
 
 
+@pytest.mark.parametrize("uses", STAGES)
+def test_a_save_that_was_asked_for_changes_nothing(
+    uses: str, run: Callable[..., Ran], request: pytest.FixtureRequest
+) -> None:
+    """Off the rhythm of `save_steps`, and on it."""
+    whole: Ran = request.getfixturevalue(uses)
+    asked = run(
+        whole.ctx.settings,
+        input=whole.ctx.input,
+        save_at=frozenset({3, 4}),
+        records=dict(whole.ctx.records),
+    )
+    assert sorted(asked.ctx.checkpoints) == [2, 3, 4, 5]
+    assert weights(asked) == weights(whole)
+    resumed = run(
+        whole.ctx.settings,
+        input=whole.ctx.input,
+        resume_from=asked.ctx.checkpoints[3],
+        records=dict(whole.ctx.records),
+    )
+    assert weights(resumed) == weights(whole)
+
+
+@pytest.mark.parametrize("save_at", [frozenset({3}), frozenset()], ids=["asked for", "save_steps"])
+def test_a_stop_that_came_with_a_save_needs_no_other(
+    save_at: frozenset[int],
+    run: Callable[..., Ran],
+    sft: Ran,
+    make_context: Callable[..., FakeContext],
+) -> None:
+    step = max(save_at, default=2)
+    stopped = make_context(sft.ctx.settings, save_at=save_at, stop_with_save_at=step)
+    with pytest.raises(StageStopped):
+        plugins.stage("sft").run(stopped)
+    assert max(stopped.checkpoints) == stopped.step == step
+    resumed = run(
+        sft.ctx.settings,
+        resume_from=stopped.checkpoints[step],
+        records=stopped.records,
+    )
+    assert weights(resumed) == weights(sft)
+
+
 def test_what_fp16_left_is_taken_by_another_precision(run: Callable[..., Ran], sft: Ran) -> None:
     """A T4's run may go on where there is no loss to scale."""
     folder = sft.ctx.scratch / "fp16" / "checkpoint-4"

@@ -1,0 +1,1 @@
+"""A plugin for tests: a stage that counts, and misbehaves as it is told."""
