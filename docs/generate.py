@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from qvl_run.recovery import table
 from qvl_run.spec import codes
 from qvl_run.spec.bundle import bundled_schema
 
@@ -20,7 +21,11 @@ OWN = "qvl-run"
 
 def pages() -> Mapping[str, str]:
     """Every generated page by its file name."""
-    return {"diagnostics.md": codes.markdown(), "job-reference.md": job_reference()}
+    return {
+        "diagnostics.md": codes.markdown(),
+        "failures.md": table.markdown(),
+        "job-reference.md": job_reference(),
+    }
 
 
 def job_reference() -> str:

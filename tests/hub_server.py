@@ -66,6 +66,7 @@ class Hub:
     port: int = 0
     over: threading.Event = field(default_factory=threading.Event)
     url: str = ""
+    _listed: dict[Path, list[dict[str, Any]]] = field(default_factory=dict)
 
     def __enter__(self) -> Hub:
         hub = self
@@ -91,10 +92,14 @@ class Hub:
         return hashlib.sha1(json.dumps([repo, listed]).encode()).hexdigest()
 
     def listing(self, repo: str) -> list[dict[str, Any]]:
-        """The tree of `repo`, as the hub lists it."""
+        """The tree of `repo`, as the hub lists it: that of when it was first asked for."""
         folder = self.repos[repo]
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        return [_entry(path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths]
+        if folder not in self._listed:
+            paths = sorted(path for path in folder.rglob("*") if path.is_file())
+            self._listed[folder] = [
+                _entry(path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths
+            ]
+        return self._listed[folder]
 
     def fetched(self, name: str) -> list[Request]:
         """The requests for the content of the file `name`."""

@@ -74,7 +74,7 @@ def _partials(cache: RepoCache) -> Iterator[str]:
         if part.suffix != ".incomplete":
             continue
         with free_lock(cache, part.name.partition(".")[0]) as free:
-            if False:
+            if free:
                 size = part.lstat().st_size
                 part.unlink()
                 yield f"{show_size(size)} of an unfinished download"

@@ -23,6 +23,7 @@ from qvl_trl.policy.tokens import vision_tokens
 from qvl_trl.training.arguments import training_arguments
 from qvl_trl.training.callback import RunnerCallback
 from qvl_trl.training.lengths import check_lengths
+from qvl_trl.training.sampling import Sampler
 from qvl_trl.training.watched import Watched
 
 
@@ -145,8 +146,21 @@ def reward_function(
 
 
 class ResumableGRPOTrainer(Watched, GRPOTrainer):
-    """TRL's, except that a run resumed in a later epoch keeps the prompts' order: TRL's sampler would
-    give the first epoch's again."""
+    """TRL's, except that a run resumed in a later epoch keeps the prompts' order, where TRL's sampler would
+    give the first epoch's again; and that completions are sampled in parts where the GPU's memory asks for it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sampler = Sampler()
+
+    def _generate_single_turn(self, prompt_ids: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
+        model = self.accelerator.unwrap_model(self.model)
+        pictures = [len(of_row or ()) for of_row in images or [()] * len(prompt_ids)]
+        model.generate = self.sampler.wrap(model.generate, pictures=pictures)
+        try:
+            return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
+        finally:
+            del model.generate
 
     def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
         sampler = super()._get_train_sampler(dataset)

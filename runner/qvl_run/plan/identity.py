@@ -70,8 +70,11 @@ def key(identity: Mapping[str, Any]) -> str:
 
 def measured_on(settings: StageSettings) -> str:
     """A short digest of what the stage is measured on: numbers are comparable only where it is equal."""
+    evaluation = None if settings.evaluation is None else to_json(settings.evaluation)
+    if evaluation is not None:
+        del evaluation["batch_size"]  # greedy answers do not depend on it
     what = {
-        "evaluation": None if settings.evaluation is None else to_json(settings.evaluation),
+        "evaluation": evaluation,
         "eval_data": None if settings.eval_data is None else to_json(settings.eval_data),
     }
     return key(what)[:12]

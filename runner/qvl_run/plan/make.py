@@ -291,7 +291,8 @@ def choose(
     others = [r.manifest for r in rejected if r.manifest and not r.broken]
     newest = max(others, key=lambda m: (m.kind == "output", m.step)) if others else None
     changes = tuple(_changes(newest.identity, what, job, known.spec)) if newest else ()
-    if any(r.broken for r in rejected):
+    # Where recovery has made something smaller that changes the result, nothing was expected to be there.
+    if any(r.broken for r in rejected) and not ladder.changes_result(known.changes):
         reasons: tuple[str, ...] = ("there are checkpoints, and none of them is whole",)
         if newest:
             reasons = (

@@ -32,13 +32,15 @@ class Account:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Whether to try again, and why (not). `wait` in seconds; `account` is what is spent then."""
+    """Whether to try again, and why (not). `wait` in seconds; `account` is what is spent then. `ceiling`: one of
+    those that stand above the rules is reached."""
 
     retry: bool
     reason: str
     rule: Rule
     wait: float = 0.0
     account: Account = Account()
+    ceiling: bool = False
 
 
 def spent(records: Iterable[Mapping[str, Any]], *, stage: str, key: str) -> Account:
@@ -94,7 +96,7 @@ def decide(
     used = account.by_rule.get(rule.name, 0)
     if account.total >= policy.max_restarts:
         reason = f"{_times(account.total)} in all, and recovery.max_restarts allows no more"
-        return Decision(retry=False, reason=reason, rule=rule)
+        return Decision(retry=False, reason=reason, rule=rule, ceiling=True)
     if exhausted:
         reason = "nothing is left that could be made smaller"
         return Decision(retry=False, reason=reason, rule=rule)
@@ -109,7 +111,7 @@ def decide(
             if account.streak
             else "recovery.max_without_progress allows no restart that changes nothing"
         )
-        return Decision(retry=False, reason=reason, rule=rule)
+        return Decision(retry=False, reason=reason, rule=rule, ceiling=True)
     after = Account(
         total=account.total + 1,
         by_rule={**account.by_rule, rule.name: used + 1},

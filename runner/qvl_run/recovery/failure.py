@@ -42,7 +42,7 @@ MEANING: Mapping[FailureClass, str] = {
 class Failure:
     """How an attempt died. `message` is for people; `expected` tells failures that the stage explained itself, which
     need no traceback; `guessed` those that only a pattern in the log or a circumstance speaks for. `step` is the one
-    that had been reached, 0 before the first."""
+    that had been reached, 0 before the first; `section` is what the stage was doing."""
 
     failure: FailureClass
     message: str
@@ -50,3 +50,4 @@ class Failure:
     guessed: bool = False
     traceback: str = ""
     step: int = 0
+    section: str | None = None

@@ -33,6 +33,7 @@ _NEUTRAL_KEYS = {
     "training.gradient_accumulation_steps",
     "training.gradient_checkpointing",
     "training.dataloader_num_workers",
+    "evaluation.batch_size",
 }
 _WORKERS = "training.dataloader_num_workers"
 _LORA = "model.lora."
@@ -47,9 +48,14 @@ class Step:
     text: str
 
 
-def next_step(spec: StageSpec, allowed: Sequence[Rung]) -> Step | None:
-    """The next rung for `spec`, as it was run last; None where nothing is left that is `allowed`."""
+def next_step(
+    spec: StageSpec, allowed: Sequence[Rung], *, section: str | None = None
+) -> Step | None:
+    """The next rung for `spec`, as it was run last and failed in `section`; None where nothing is left that is
+    `allowed`."""
     for rung in allowed:
+        if rung == "eval_batch" and section != "eval":
+            continue
         if (step := _STEPS[rung](spec)) is not None:
             return step
     return None
@@ -59,15 +65,24 @@ def apply(spec: StageSpec, changes: Changes) -> StageSpec:
     """`spec` with `changes` made."""
     model: dict[str, Any] = dict(spec.model)
     training: dict[str, Any] = {}
+    evaluation = spec.evaluation
     for path, value in changes.items():
         section, _, name = path.partition(".")
-        if section == "training":
+        if section == "evaluation":
+            evaluation = replace(evaluation, **{name: value}) if evaluation else None
+        elif section == "training":
             training[name] = value
         elif name.startswith("lora."):
             model["lora"] = {**(model.get("lora") or {}), name.removeprefix("lora."): value}
         else:
             model[name] = value
-    return replace(spec, model=model, training=replace(spec.training, **training))
+    trained = replace(spec.training, **training)
+    return replace(spec, model=model, training=trained, evaluation=evaluation)
+
+
+def changes_result(changes: Changes) -> bool:
+    """Whether any of `changes` makes another result than the job asks for."""
+    return bool(set(changes) - _NEUTRAL_KEYS)
 
 
 def digest(spec: StageSpec) -> str:
@@ -115,6 +130,17 @@ def remembered(
 
 def _text(changes: Changes) -> str:
     return json.dumps(changes, sort_keys=True)
+
+
+def _eval_batch(spec: StageSpec) -> Step | None:
+    size = spec.evaluation.batch_size if spec.evaluation else 1
+    if size < 2:
+        return None
+    return Step(
+        rung="eval_batch",
+        changes={"evaluation.batch_size": size // 2},
+        text=f"evaluation.batch_size {size} -> {size // 2}",
+    )
 
 
 def _micro_batch(spec: StageSpec) -> Step | None:
@@ -208,6 +234,7 @@ def _workers(spec: StageSpec) -> Step | None:
 
 
 _STEPS = {
+    "eval_batch": _eval_batch,
     "micro_batch": _micro_batch,
     "gradient_checkpointing": _gradient_checkpointing,
     "image_tokens": _image_tokens,

@@ -15,6 +15,7 @@ from qvl_run.recovery.failure import CLASSES, FailureClass
 from qvl_run.units import show_duration
 
 Rung = Literal[
+    "eval_batch",
     "micro_batch",
     "gradient_checkpointing",
     "image_tokens",
@@ -22,7 +23,9 @@ Rung = Literal[
     "lora_rank",
     "workers",
 ]
-NEUTRAL: frozenset[Rung] = frozenset({"micro_batch", "gradient_checkpointing", "workers"})
+NEUTRAL: frozenset[Rung] = frozenset(
+    {"eval_batch", "micro_batch", "gradient_checkpointing", "workers"}
+)
 """Rungs that leave the result as it is, up to rounding."""
 
 MAX_RESTARTS = 20
@@ -106,7 +109,7 @@ BUILT_IN: tuple[Rule, ...] = (
         on=("oom",),
         retry=True,
         limit=12,
-        adapt=("micro_batch", "gradient_checkpointing"),
+        adapt=("eval_batch", "micro_batch", "gradient_checkpointing"),
     ),
     Rule(name="ram", on=("ram",), retry=True, limit=2, backoff=5.0, adapt=("workers",)),
     Rule(name="hang", on=("hang",), retry=True, limit=2, backoff=5.0),

@@ -188,11 +188,13 @@ ROWS: tuple[Row, ...] = (
     _stopped(
         "disk_full", "Disk, drive and network", "this machine's disk is full", "disk"
     ),
-    _stopped(
-        "disk_room",
-        "Disk, drive and network",
-        "this machine's disk has no room for the next checkpoint: told before it is full",
-        "disk",
+    Row(
+        fault="disk_room",
+        group="Disk, drive and network",
+        text="this machine's disk has no room for the next checkpoint: told once this one is whole",
+        failure="disk",
+        action="stopped",
+        code=exit_codes.FAILED,
     ),
     _stopped(
         "disk_text",

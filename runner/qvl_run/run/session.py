@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ from qvl_run.checkpoints.store import Store
 from qvl_run.hardware import Machine
 from qvl_run.plan.make import Choices, Past, Places, choose, plan_stage
 from qvl_run.plan.plan import StagePlan
+from qvl_run.recovery.classify import STOPPED
 from qvl_run.run import requests
 from qvl_run.run.events import Events, Record
 from qvl_run.run.lease import Interrupted, Lease
@@ -95,6 +97,11 @@ class Session:
         known = self.patience.ask(begin)
         self.past = replace(self.past, generations={**self.past.generations, name: known})
 
+    def note(self, event: str, **details: Any) -> None:
+        """Write an event that nothing depends on: a full disk must not end what still runs."""
+        with contextlib.suppress(OSError):
+            self.events.add(event, **details)
+
     def record(self, event: str, **details: Any) -> None:
         """Write an event that recovery counts on, and count on it from now on."""
         self.events.add(event, **details)
@@ -106,7 +113,10 @@ class Session:
             stage = str(record.get("stage"))
             if record.get("event") == "attempt_ended":
                 self.learn(stage, deadlines.read(record.get("seen")))
-                if record.get("code") == 0:
+                if record.get("code") in (0, STOPPED):
+                    self.failures.pop(stage, None)
+            elif record.get("event") == "stage_planned":
+                if record.get("state") in ("run", "rerun"):
                     self.failures.pop(stage, None)
             elif record.get("event") == "attempt_failed":
                 self.failures.setdefault(stage, []).append(str(record.get("failure")))
@@ -127,7 +137,7 @@ class Session:
         """What is wanted of the child at this moment. Requests are taken; each is given once."""
         asked = self.lease.requests() | requests.take(self.where.scratch)
         for name in sorted(asked):
-            self.events.add("asked", request=name)
+            self.note("asked", request=name)
             self.machinery.show.line(f"asked to {name.replace('-', ' ')}")
         self.stop_after_save = self.stop_after_save or requests.STOP in asked
         count, over = self.machinery.stop(), self.over()
@@ -135,19 +145,14 @@ class Session:
             stop=max(count, 1 if over else 0),
             why=over or "asked to end",
             save=requests.SAVE in asked,
-            after_save=requests.STOP in asked,
+            after_save=self.stop_after_save,
         )
 
-    def pause(self, seconds: float) -> bool:
-        """Wait before the next attempt; False once the run is to end."""
-        until = self.machinery.ticks() + seconds
-        while not self.stop_after_save and self.machinery.ticks() < until:
-            if (
-                not self.patience.pause(min(PAUSE, until - self.machinery.ticks()))
-                or self.wish().stop
-            ):
-                return False
-        return not self.stop_after_save
+    def pause(self, seconds: float) -> None:
+        """Wait before the next attempt, or until the run is to end."""
+        while seconds > 0 and not self.wish().stop and not self.stop_after_save:
+            self.patience.pause(min(PAUSE, seconds))
+            seconds -= PAUSE
 
     def known(self) -> Known:
         """What the watchdog cannot see itself."""

@@ -51,13 +51,16 @@ class StageRun:
                 return Outcome(
                     ending="broken" if plan.state == "broken" else "no_input", stage=plan
                 ), plan
+            if ending := self._due(plan):
+                return ending, plan
             if session.choices.from_scratch and not self._begun:
                 session.begin_anew(plan)
             self._begun = True
             try:
                 folder, ended = self._attempt(plan)
             except Broken as error:
-                plan = self._named_or(session.without(plan, str(error)))
+                self._named = None
+                plan = session.without(plan, str(error))
                 continue
             after = self._named_or(session.again(plan))
             if folder.read("result") and after.state == "done":
@@ -68,6 +71,17 @@ class StageRun:
             if isinstance(outcome, Outcome):
                 return outcome, plan
             plan = outcome
+
+    def _due(self, plan: StagePlan) -> Outcome | None:
+        """The end of the run, where no further attempt is to be started."""
+        session = self.session
+        if session.lease.lost:
+            return Outcome(ending="owned", stage=plan)
+        if session.stop_after_save:
+            return Outcome(ending="stopped", stage=plan, why="asked to stop")
+        if session.machinery.stop() or session.over():
+            return Outcome(ending="stopped", stage=plan, why=session.over())
+        return None
 
     def _plan(self, choices: Choices) -> StagePlan:
         plan = self.session.plan(self.spec, upstream=self.upstream, choices=choices)
@@ -94,7 +108,7 @@ class StageRun:
             why = ended.asked or ("asked to stop" if session.stop_after_save else "")
             return Outcome(ending="stopped", stage=plan, log=folder.log, why=why)
         failure = classify(ended.remains)
-        failure = replace(failure, step=max(failure.step, plan.step))
+        failure = replace(failure, step=max(failure.step, plan.step), section=ended.remains.section)
         self._failures.append(failure.failure)
         session.events.add(
             "attempt_failed",
@@ -115,41 +129,42 @@ class StageRun:
         assert plan.key is not None
         policy = session.job.recovery
         rule = policy.rule(failure.failure)
-        step = ladder.next_step(plan.spec, rule.adapt)
+        step = ladder.next_step(plan.spec, rule.adapt, section=failure.section)
         decision = budget.decide(
             failure,
             policy=policy,
             account=budget.spent(session.past.ledger, stage=name, key=plan.key),
             saved=after.step,
             adapts=step is not None,
-            exhausted=bool(rule.adapt) and step is None and rule.name == "oom",
+            exhausted=failure.failure == "oom" and bool(rule.adapt) and step is None,
             jitter=session.machinery.chance(),
         )
         change = step.text if step and decision.retry else ""
         session.machinery.show.failed(plan, failure, decision, log=folder.log, change=change)
         if not decision.retry:
             session.events.add("gave_up", stage=name, failure=failure.failure, why=decision.reason)
-            # Nothing is wrong with the job then: another start may find what this one did not.
-            passing = failure.failure in ("preempted", "drive_lost")
+            # Nothing is wrong with the job then: another start may find what this one did not. At the ceiling that
+            # must end, or whoever starts it again on exit code 75 would do so for ever.
+            passing = failure.failure in ("preempted", "drive_lost") and not decision.ceiling
             return Outcome(
                 ending="stopped" if passing else "failed",
                 stage=plan,
                 failure=failure,
                 log=folder.log,
             )
+        if step is not None:
+            after = self._adapted(plan, step, failure)
         session.record(
             budget.RESTART,
             stage=name,
-            key=plan.key,
+            # With other settings the account goes on: a rung that changes the result gives nothing back.
+            key=after.key or plan.key,
             failure=failure.failure,
             rule=decision.rule.name,
             account=budget.to_json(decision.account),
             wait=round(decision.wait, 1),
         )
-        if step is not None:
-            after = self._adapted(plan, step, failure)
-        if not session.pause(decision.wait):
-            return Outcome(ending="stopped", stage=plan, log=folder.log)
+        session.pause(decision.wait)
         return after
 
     def _adapted(self, plan: StagePlan, step: ladder.Step, failure: Failure) -> StagePlan:
@@ -226,7 +241,7 @@ class StageRun:
                 floors=session.job.recovery.deadlines,
             ),
             wishes=session.wish,
-            note=session.events.add,
+            note=session.note,
             show=lambda progress: machinery.show.progress(plan, progress),
             tell=machinery.show.warn,
             say=machinery.show.line,

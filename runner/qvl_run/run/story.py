@@ -53,7 +53,10 @@ def _restart(record: Record) -> str:
     account = record["account"]
     wait = f" after {show_duration(record['wait'])}" if record["wait"] >= 1 else ""
     again = f"{record['stage']}: tried again{wait} by the rule {record['rule']}"
-    return f"{again}; restart {account['total']} of this stage"def _run_ended(record: Record) -> str:
+    return f"{again}; restart {account['total']} of this stage"
+
+
+def _run_ended(record: Record) -> str:
     why = f": {record['why']}" if record.get("why") else ""
     stage = f" in {record['stage']}" if record.get("stage") else ""
     return f"the run ended{stage} ({record['ending']}){why}"

@@ -68,7 +68,7 @@ def gather(
     """What can be had of the process `pid`, a child of this one that is about to be killed."""
     process = process_state(pid)
     start = _size(log)
-    lines = last_lines(log, LINES, end=start)
+    lines = last_lines(log, LINES)
     stacks, note = "", _why_not(pid, process)
     if pid is not None and not note:
         with suppress(OSError):
@@ -85,14 +85,11 @@ def gather(
     )
 
 
-def last_lines(
-    path: Path, count: int, *, max_bytes: int = LONGEST_TAIL, end: int | None = None
-) -> list[str]:
-    """The last `count` lines of `path`, or of its first `end` bytes, read from its last `max_bytes` alone. What is no
+def last_lines(path: Path, count: int, *, max_bytes: int = LONGEST_TAIL) -> list[str]:
+    """The last `count` lines of `path`, read from its last `max_bytes` alone. What is no
     UTF-8 or cannot be shown is replaced; of a line that was written over (a progress bar) the last state is given."""
-    end = _size(path) if end is None else end
-    start = max(0, end - max_bytes)
-    lines = _read(path, start, end - start).split("\n")
+    start = max(0, _size(path) - max_bytes)
+    lines = _read(path, start, max_bytes).split("\n")
     if start and len(lines) > 1:
         del lines[0]  # its beginning is not here
     shown = (_shown(line.rstrip("\r").rpartition("\r")[2]) for line in lines)

@@ -22,8 +22,6 @@ SAMPLE = 10.0
 WINDOW = 600.0
 """Watched seconds that samples of memory are kept for."""
 
-_BEFORE_TRAINING = frozenset({"setup", "download", "load", "first_step"})
-
 
 @dataclass(frozen=True, kw_only=True)
 class History:
@@ -83,10 +81,9 @@ def surveyed(was: History, around: Around) -> History:
     """`was` after a look at what is around the child."""
     section = was.report.section if was.report else None
     is_now = replace(was, surveyed_at=was.watched)
-    if section is None or section in _BEFORE_TRAINING:
-        return replace(is_now, gpu_idle_for=0.0, rss=())
     if section not in WORKING:
         return is_now
+    # Time in other sections adds nothing; a save in between ends no idling either.
     idle = was.gpu_idle_for
     if around.gpu_use is not None:
         idle = idle + was.watched - was.surveyed_at if around.gpu_use < IDLE else 0.0

@@ -33,7 +33,7 @@ def test_what_something_is_about_to_load_from_stays() -> None:
 
 @pytest.fixture
 def parent(tmp_path: Path) -> Path:
-    for name in ("attempt-0002", "attempt-0009", "attempt-10000"):
+    for name in ("attempt-0002", "attempt-9999", "attempt-10000"):
         folder = tmp_path / name
         checkpoint(folder / "work" / "checkpoints" / "checkpoint-10")
         for torn in ("checkpoints/checkpoint-20", "final"):
@@ -59,10 +59,10 @@ def test_attempts_that_are_over_keep_what_is_whole_and_what_they_said(parent: Pa
 
 
 def test_the_attempt_that_runs_and_what_is_loaded_stay(parent: Path) -> None:
-    keep = parent / "attempt-0009" / "work" / "final"
+    keep = parent / "attempt-9999" / "work" / "final"
     tidy_attempts(parent, keep_running="attempt-0002", keep=[keep, Path("/elsewhere")])
-    assert torn(parent) == ["attempt-0002", "attempt-0009", "attempt-10000"]
-    assert not (parent / "attempt-0009" / "work" / "checkpoints" / "checkpoint-20").exists()
+    assert torn(parent) == ["attempt-0002", "attempt-10000", "attempt-9999"]
+    assert not (parent / "attempt-9999" / "work" / "checkpoints" / "checkpoint-20").exists()
     assert keep.is_dir()
     tidy_attempts(parent / "none")
 

@@ -409,9 +409,11 @@ def test_settling_waits_for_no_copy(setting: Setting) -> None:
     setting.store = FolderStore(setting.root, disk=setting.disk)
     setting.mirror = setting.start()
     setting.save(10)
-    sweep = setting.hang(setting.mirror.sweep)
-    setting.mirror.settle()
-    assert sweep.is_alive()
+    setting.hang(setting.mirror.sweep)
+    settle = threading.Thread(target=setting.mirror.settle, daemon=True)
+    settle.start()
+    settle.join(DEADLINE / 4)
+    assert not settle.is_alive()
     assert setting.here == ["checkpoint-10"]
 
 

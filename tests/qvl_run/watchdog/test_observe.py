@@ -3,6 +3,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from qvl_run.run.attempt import AttemptFolder
@@ -60,7 +61,16 @@ def test_memory_is_that_of_the_whole_tree(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "{}", '{"section": 3, "beat": 1}', '{"section": "step", "beat": "1"}', "\xff"],
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"section": 3, "beat": 1}',
+        '{"section": "step", "beat": "1"}',
+        '{"section": "step", "beat": true}',
+        "\xff",
+    ],
 )
 def test_a_progress_file_that_is_not_whole_is_not_seen(tmp_path: Path, text: str) -> None:
     (tmp_path / "progress.json").write_text(text, encoding="latin-1")
@@ -91,6 +101,22 @@ def test_where_all_fails_all_is_unknown(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_process_that_is_not_known_is_unknown() -> None:
     assert process_state(None) is None
     assert process_state(os.getpid()) == "running"
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        (psutil.STATUS_SLEEPING, "running"),
+        (psutil.STATUS_DISK_SLEEP, "running"),
+        (psutil.STATUS_DEAD, "gone"),
+        (psutil.STATUS_TRACING_STOP, None),  # somebody looks at it with a debugger
+    ],
+)
+def test_states_that_are_hard_to_bring_about(
+    monkeypatch: pytest.MonkeyPatch, status: str, state: str | None
+) -> None:
+    monkeypatch.setattr(psutil.Process, "status", lambda _: status)
+    assert process_state(os.getpid()) == state
 
 
 def test_a_watch_over_a_real_child_wakes_it(tmp_path: Path) -> None:

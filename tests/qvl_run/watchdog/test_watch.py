@@ -48,12 +48,23 @@ def test_an_hour_blind_kills_nothing_and_is_told_once() -> None:
     assert scene.surveys == pytest.approx(HOUR / CADENCE, rel=0.05)
 
 
+def test_looks_in_between_that_see_it_end_the_blindness() -> None:
+    scene = Scene()
+    for number in range(10):
+        scene.report("step", number)
+        scene.passes(1.0)
+        scene.shown = Child()
+        scene.passes(50.0, every=1.0)
+    assert scene.told == []
+
+
 def test_going_blind_in_the_middle_of_a_silence_adds_nothing_to_it() -> None:
     scene = Scene()
     scene.report("step", 3)
     scene.passes(DEFAULTS["step"] - 10.0)
     seen, scene.shown = scene.shown, Child()
     scene.passes(HOUR)
+    assert (scene.watch.snapshot.section, scene.watch.snapshot.quiet) == (None, None)
     scene.shown = seen
     scene.passes(9.0)
     assert scene.acts == []
@@ -187,6 +198,7 @@ def test_steps_that_become_slow_are_told() -> None:
     scene = Scene()
     scene.report("first_step", 0)
     play(scene, [500.0] + [2.0] * 32)
+    assert scene.watch.history.pace.windows == pytest.approx([2.0] * 4, abs=POLL)
     assert scene.watch.snapshot.step_seconds == pytest.approx(2.0, abs=POLL)
     play(scene, [7.0] * 15, first=34)
     assert scene.told == []

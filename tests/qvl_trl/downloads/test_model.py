@@ -68,13 +68,13 @@ def test_a_cut_connection_is_resumed_from_the_byte_reached(hub: Hub, repository:
     assert attempt.slept == [1, 1]  # bytes came in between
 
 
-def test_a_server_that_stalls_is_asked_again(hub: Hub) -> None:
+def test_a_server_that_stalls_is_asked_again(hub: Hub, impatient: None) -> None:
     hub.faults.stall_after, hub.faults.stalls = 1_000_000, 1
     Attempt().run()
     assert [bool(r.first) for r in hub.fetched(WEIGHTS)] == [False, True]
 
 
-def test_a_server_that_stalls_for_good_ends_the_try(hub: Hub) -> None:
+def test_a_server_that_stalls_for_good_ends_the_try(hub: Hub, impatient: None) -> None:
     hub.faults.stall_after = 0
     attempt = Attempt()
     with pytest.raises(StageError, match=r"the connection failed \(ReadTimeout") as caught:
@@ -225,9 +225,13 @@ def test_another_process_at_the_same_file_is_not_waited_for(hub: Hub, repository
     tag = etag((repository / WEIGHTS).read_bytes())
     lock = Path(Attempt().run()).parents[2] / ".locks" / "models--owner--other" / f"{tag}.lock"
     lock.parent.mkdir()
+    theirs = lock.parents[2] / "models--owner--other" / "blobs" / f"{tag}.incomplete"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"half")
     with FileLock(lock):
-        folder = Attempt(repo="owner/other").run()
+        folder = Attempt(repo="owner/other", earlier=2).run()
     assert (folder / WEIGHTS).read_bytes() == (repository / WEIGHTS).read_bytes()
+    assert theirs.read_bytes() == b"half"
 
 
 def test_the_last_try_tells_what_is_known(hub: Hub) -> None:

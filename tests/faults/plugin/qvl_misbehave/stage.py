@@ -62,10 +62,10 @@ class MisbehavingStage:
         ctx.progress("step", step=state["step"], total=options["to"])
         while state["step"] < options["to"]:
             number = state["step"] + 1
-            if number == options["at_step"] and options["way"] != "none":
-                if len(_lines(ctx, "misbehaved")) < options["times"]:
-                    _add(ctx, "misbehaved", number)
-                    WAYS[options["way"]](ctx)
+            due = number == options["at_step"] and options["way"] in WAYS
+            if due and len(_lines(ctx, "misbehaved")) < options["times"]:
+                _add(ctx, "misbehaved", number)
+                WAYS[options["way"]](ctx)
             state = {"step": number, "sum": state["sum"] + number}
             _add(ctx, "steps", number)
             ctx.progress("step", step=number)

@@ -72,7 +72,7 @@ def _ticking(ctx: StageContext) -> Iterator[None]:
     """Looks while something from outside is waited for, told as progress."""
     until = time.monotonic() + LONGEST
     while time.monotonic() < until:
-        ctx.progress("step")
+        ctx.progress("step", step=ctx.settings.options["at_step"] - 1)
         yield
         time.sleep(0.02)
     os._exit(99)
