@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test lint types test-slow docs fuzz bench clean
+.PHONY: quickstart test lint types test-slow docs fuzz bench soak clean
 
 quickstart: $(VENV)/.train
 	$(BIN)/qvl-run jobs/cpu_quickstart.yaml
@@ -31,6 +31,9 @@ fuzz: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/overhead.py
+
+soak: $(VENV)/.test
+	$(BIN)/python -m tests.soak.soak --minutes 30
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qvl-run needs Python 3.11 or newer")'

@@ -6,6 +6,7 @@ python docs/generate.py [FOLDER]
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,8 +45,12 @@ def job_reference() -> str:
         "names; its value is never shown. `qvl-run plan JOB --show-origin` says where each value was set.",
     ]
     lines += section("The job", schema)
-    for key in ("hardware", "storage", "tracking"):
+    for key in ("hardware", "storage", "recovery", "tracking"):
         lines += section(f"`{key}`", schema["properties"][key])
+        if key == "recovery":
+            deadlines = schema["properties"]["recovery"]["properties"]["deadlines"]
+            lines += section("`recovery.rules[]`", definitions["rule"])
+            lines += section("`recovery.deadlines`", deadlines)
     for key in ("model", "training", "data", "evaluation", "stage"):
         title = "`stages.<name>`" if key == "stage" else f"`{key}`"
         lines += section(title, definitions[key])
@@ -93,6 +98,8 @@ def section(title: str, schema: Mapping[str, Any]) -> Iterator[str]:
         yield f"| `{name}` | {value(sub)} | {default} | {escaped(sub['description'])} |"
 
 
+WORDS = re.compile(r"^\^\(([a-z_|]+)\)\$$")
+"""A pattern that is a list of words."""
 BOUNDS = {
     "minimum": "from",
     "exclusiveMinimum": "above",
@@ -110,6 +117,10 @@ def value(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         names = [v for v in schema["enum"] if v != "count"]
         return ", ".join(f"`{show(v)}`" for v in names)
+    if "pattern" in schema and (words := WORDS.match(schema["pattern"])):
+        rest = [kind for kind in schema["type"] if kind != "string"]
+        names = ", ".join(f"`{word}`" for word in words[1].split("|"))
+        return f"{names}, or a {'map' if rest == ['object'] else 'list'}"
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     words = {
         "object": "map",

@@ -6,6 +6,7 @@ crash point `disk.effect` before and after it happens, and in the middle of a wr
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -107,6 +108,23 @@ class Disk:
 
 LOCAL = Disk()
 """This machine's own."""
+
+
+def there(folder: Path) -> bool:
+    """Whether `folder` exists. Raises OSError where that cannot be told: a dead mount calls everything missing, so
+    the nearest folder above must be there and list no such name."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        above, name = folder.parent, folder.name
+        while not above.exists() and above != above.parent:
+            above, name = above.parent, above.name
+        if name in os.listdir(above):
+            raise OSError(
+                errno.EIO, "it is listed, but cannot be opened", str(above / name)
+            ) from None
+        return False
+    return True
 
 
 def sha256(chunks: Iterable[bytes]) -> str:

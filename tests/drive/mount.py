@@ -8,6 +8,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -138,6 +139,16 @@ class MountedDrive:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def hang(self) -> None:
+        """Answer no call from now on, and fail none."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def answer(self) -> None:
+        """The end of `hang`: every call that waited is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     @property
     def mounted(self) -> bool:

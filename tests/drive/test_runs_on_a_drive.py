@@ -194,6 +194,27 @@ def test_a_drive_that_is_mounted_again_gets_the_checkpoints(tmp_path: Path) -> N
         assert site.right(), ran.text
 
 
+def test_a_drive_that_hangs_keeps_neither_training_nor_the_end_waiting(tmp_path: Path) -> None:
+    changed = {"runner.PATIENCE": 0.5, "mirror.NOTICE": 1, "mirror.TIDY": 0.02, "lease.LAST": 0.2}
+    with mounted_site(tmp_path, counts=(1000, 8), every=100, changed=changed) as site:
+        site.clear()
+        process = site.start()
+        wait_for(lambda: any(site.scratch.glob("attempts/first/*/work/checkpoint-*")))
+        site.drive.hang()
+        try:
+            first = site.end(process)
+            assert first.code == 75, first.text
+            assert site.finished(), first.text
+            assert "Traceback" not in first.err + first.out, first.text
+            assert "first/final (" in first.out.partition("\nnot in ")[2], first.text
+            # The newest two, and at most one that a copy hangs in.
+            assert len(list(site.scratch.glob("attempts/first/*/work/checkpoint-*"))) <= 3
+        finally:
+            site.drive.answer()
+        site.starts()
+        goes_on(site, first)
+
+
 def waiting(site: Site, *options: str) -> BaseProcess:
     """A run that is done but for its drive, which has died while it was written to."""
     site.clear()

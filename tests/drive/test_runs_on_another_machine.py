@@ -250,7 +250,7 @@ def test_a_machine_that_slept_while_another_took_over_shares_nothing_with_it(
                 lease = {**json.loads(owner(one).read_text()), "ended": False}
                 owner(one).write_text(json.dumps(lease))
             runner.resume()
-            wait_for(lambda: "another qvl-run has taken this job over: stopping" in one.out)
+            wait_for(lambda: "another qvl-run has taken this job over: " in one.out)
             for each in stages:
                 each.resume()
             first = one.end(process)

@@ -27,13 +27,14 @@ def _as_it_is(_: Path) -> Iterator[dict[str, Path]]:
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """`way` is what the stage does; `fields` are the site's; `act` is what is done from outside while it runs;
-    `check` what else must be true; `traceback`: whether people may see one; `slow`: it waits for seconds; `within`
-    brings what must be there first, and gives more fields."""
+    `check` what else must be true; `mend` what is done before the command is given again; `traceback`: people may see
+    one; `slow`: it waits for seconds; `within` brings what must be there first, and gives more fields."""
 
     way: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     act: Callable[[Site], object] = lambda site: None
     check: Callable[[Site, Ran], object] = lambda site, ran: None
+    mend: Callable[[Site], object] = lambda site: None
     traceback: bool = False
     slow: bool = False
     within: Callable[[Path], AbstractContextManager[Mapping[str, Path]]] = _as_it_is
@@ -57,6 +58,11 @@ def _interrupt(site: Site) -> None:
     site.signal(signal.SIGINT)
 
 
+def _interrupt_while_stopped(site: Site) -> None:
+    os.kill(site.waiting(), signal.SIGSTOP)
+    site.signal(signal.SIGINT)
+
+
 def _interrupt_twice(site: Site) -> None:
     _interrupt(site)
     site.said("saving and stopping")
@@ -68,6 +74,14 @@ def _kill_the_runner(site: Site) -> None:
     site.signal(signal.SIGKILL)
 
 
+def _let_go(site: Site) -> None:
+    (site.cache / "go").touch()
+
+
+def _free_space(site: Site) -> None:
+    (site.cache / "large").unlink()
+
+
 def _woken(site: Site, ran: Ran) -> None:
     assert [event["name"] for event in site.events("finding")] == ["stopped"]
     assert "waking it" in ran.out
@@ -76,6 +90,11 @@ def _woken(site: Site, ran: Ran) -> None:
 def _left_one(site: Site, ran: Ran) -> None:
     assert site.events("attempt_ended")[0]["left_behind"] == 1
     assert len(site.numbers("helpers")) == 1
+
+
+def _ended_by_the_next(site: Site, ran: Ran) -> None:
+    assert len(site.alive()) == 1
+    assert "1 processes of an earlier run lived on and were ended" in site.run().out
 
 
 def _log_is_bounded(site: Site, ran: Ran) -> None:
@@ -167,6 +186,9 @@ def _of(way: str, **more: Any) -> Case:
     return Case(way=way, **more)
 
 
+_SOON = {"speed": 40.0, "recovery": "default"}
+"""With the deadlines as they are built in, so that silence ends nothing before its time to end is over."""
+
 CASES: Mapping[str, Case] = {
     "sigkill": _of("wait", act=_send(signal.SIGKILL)),
     "sigterm": _of("wait", act=_send(signal.SIGTERM)),
@@ -185,6 +207,7 @@ CASES: Mapping[str, Case] = {
     "torn_error": _of("torn_error", check=_says("ended with code 1 and said nothing")),
     "orphan": _of("orphan", check=_left_one),
     "orphan_done": _of("orphan_done", check=_left_one),
+    "escaped": _of("escaped", check=_ended_by_the_next),
     "exception": _of("exception", check=_says("RuntimeError: asked to fail"), traceback=True),
     "exception_again": _of(
         "exception", fields={"times": 2}, check=_no_further_than(1), traceback=True
@@ -197,8 +220,8 @@ CASES: Mapping[str, Case] = {
     "loop": _of("loop", check=_has_stacks("in _loop"), slow=True),
     "gil": _of("gil", check=_has_stacks("in _hold_the_interpreter"), slow=True),
     "thread_wait": _of("thread_wait", check=_has_stacks("in _forever"), slow=True),
-    "teardown": _of("teardown", fields={"speed": 40.0}, traceback=True, slow=True),
-    "teardown_done": _of("teardown_done", fields={"speed": 40.0}, slow=True),
+    "teardown": _of("teardown", fields=_SOON, traceback=True, slow=True),
+    "teardown_done": _of("teardown_done", fields=_SOON, slow=True),
     "oom": _of("oom", fields={"times": 9}, check=_smaller_and_remembered, traceback=True),
     "oom_text": _of("oom_text", check=_says("micro-batch 8 -> 4"), traceback=True),
     "oom_smallest": _of(
@@ -211,6 +234,9 @@ CASES: Mapping[str, Case] = {
     "memory_error": _of("memory_error", traceback=True),
     "disk_full": _of("disk_full", check=_says("No space left on device"), traceback=True),
     "disk_room": _of("disk_room", check=_says("free some space"), within=_small_disk),
+    "disk_whole": _of(
+        "disk_whole", check=_says("No space left on device"), mend=_free_space, within=_small_disk
+    ),
     "disk_text": _of("disk_text", check=_says("zstd: error 70")),
     "drive_lost": _of("drive_lost", fields={"times": 3}, traceback=True),
     "drive_gone": _of("drive_lost", fields={"times": 4}, check=_no_further_than(3), traceback=True),
@@ -220,8 +246,18 @@ CASES: Mapping[str, Case] = {
     "import_inside": _of("import_inside", check=_says("ModuleNotFoundError"), traceback=True),
     "import_at_load": _of("none", fields={"uses": "unimportable"}, check=_not_loaded),
     "data": _of("data", check=_says("rows.jsonl:17: no image called a.png")),
-    "interrupt": _of("wait", act=_interrupt),
-    "interrupt_twice": _of("deaf", act=_interrupt_twice),
+    "max_restarts": _of(
+        "kill_itself",
+        fields={"times": 2, "recovery": json.dumps({"max_restarts": 1})},
+        check=_no_further_than(1),
+    ),
+    "recovery_none": _of(
+        "exception", fields={"recovery": "none"}, check=_says("recovery: none"), traceback=True
+    ),
+    "interrupt": _of("wait", act=_interrupt, mend=_let_go),
+    "interrupt_stopped": _of("wait", act=_interrupt_while_stopped, mend=_let_go),
+    # At the true speed its grace would be longer than a run may take here.
+    "interrupt_twice": _of("deaf", fields={"speed": 1.0}, act=_interrupt_twice),
     "interrupt_ignored": _of(
         "deaf",
         fields={"speed": 100.0},
@@ -229,5 +265,5 @@ CASES: Mapping[str, Case] = {
         check=_says("it has not saved within 2 min 0 s"),
         slow=True,
     ),
-    "runner_killed": _of("wait", act=_kill_the_runner),
+    "runner_killed": _of("wait", act=_kill_the_runner, mend=_let_go),
 }

@@ -44,6 +44,10 @@ LONGEST = 60.0
 
 _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(["qvl_run.verbs.run", "jsonschema", "rich.emoji", "rich.table"])
+_CGROUPS = {
+    "/sys/fs/cgroup/memory": "memory.limit_in_bytes",
+    "/sys/fs/cgroup": "memory.max",
+}
 _ONE = threading.Lock()
 """Starting a process asks for the exit code of every other, and each can be had once."""
 
@@ -127,6 +131,9 @@ class Site:
             code = self.process.exitcode
             if code is None:
                 self.process.kill()
+        for root in _CGROUPS:
+            with suppress(OSError):
+                _cgroup(root, self.process.pid).rmdir()
         out, err = ((self.folder / name).read_text(errors="replace") for name in ("out", "err"))
         assert code is not None, f"it did not end\n{out}\n{err}\n{self.log}"
         return Ran(code, out, err)
@@ -198,7 +205,8 @@ def _main(words: Sequence[str], folder: Path, speed: float, memory: int | None) 
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND), number)
     sys.path.insert(0, str(PLUGIN))
-    os.environ["PYTHONPATH"] = str(PLUGIN)
+    paths = [str(PLUGIN), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     from qvl_run.cli import main
     from qvl_run.run.machinery import Machinery
     from qvl_run.verbs import run
@@ -215,14 +223,15 @@ def _main(words: Sequence[str], folder: Path, speed: float, memory: int | None) 
     main()
 
 
+def _cgroup(root: str, pid: int | None) -> Path:
+    return Path(root) / f"qvl-run-test-{pid}"
+
+
 def _held_to(memory: int) -> Mapping[str, Any]:
     """Have the kernel give this process and its own no more than `memory` bytes. Where that cannot be, the stage kills
     itself, and the kernel's count is made up."""
-    for group, limit in (
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-        ("/sys/fs/cgroup", "memory.max"),
-    ):
-        mine = Path(group) / f"qvl-run-test-{os.getpid()}"
+    for root, limit in _CGROUPS.items():
+        mine = _cgroup(root, os.getpid())
         try:
             mine.mkdir()
             (mine / limit).write_text(str(memory))

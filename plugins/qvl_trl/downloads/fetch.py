@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from qvl_run.contract import StageError
@@ -32,8 +32,8 @@ class Fetch:
     watch: Watch
     transfer: Transfer
     free: Callable[[Path], int] = LOCAL.free
-    subject: str = field(default="model")
-    """ "model" or "data set", for people."""
+    subject: str = "model"
+    """What it is for people: "model" or "data set"."""
 
     def suspect(self, commit: str | None, files: Sequence[RemoteFile]) -> list[str]:
         """After repeated failures: clear what is broken of this repository, `files` being those listed for `commit`.
@@ -68,8 +68,7 @@ class Fetch:
     def _download(self, commit: str, files: Sequence[RemoteFile]) -> None:
         missing = [file for file in files if not self.cache.has(file, commit)]
         total = sum(file.size for file in files)
-        partial = sizes(self.cache.partial(file.etag) for file in missing)
-        need = sum(file.size for file in missing) - partial
+        need = sum(max(0, file.size - sizes([self.cache.partial(file.etag)])) for file in missing)
         self.watch.begin(have=total - need, total=total)
         self._need_space(need)
         for file in missing:
@@ -79,9 +78,8 @@ class Fetch:
     def _one(self, commit: str, file: RemoteFile) -> None:
         part = self.cache.partial(file.etag)
         with free_lock(self.cache, file.etag) as alone:
-            if (
-                not alone
-            ):  # another process is at it: a copy of our own costs bytes, waiting might never end
+            if not alone:
+                # Another process is at it: a copy of our own costs bytes, waiting might never end.
                 part = part.with_name(f"{file.etag}.{os.getpid():x}.incomplete")
             part.parent.mkdir(parents=True, exist_ok=True)
             self.transfer.fetch(self._url(commit, file), file, part)

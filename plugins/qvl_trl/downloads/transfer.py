@@ -1,6 +1,6 @@
 """One file over plain HTTP, resumed where it broke off, in this process or in one before it.
 
-Not by the hub's own downloads: since 1.x they begin each file anew in every process, and their Xet transfers may hang
+Not by the hub's own downloads: of late they begin each file anew in every process, and their Xet transfers may hang
 without an error. Here a server that sends nothing for `HF_HUB_DOWNLOAD_TIMEOUT` seconds (10) is asked again from the
 byte reached. Only content that fits its etag is kept.
 """

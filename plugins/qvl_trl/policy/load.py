@@ -26,6 +26,7 @@ from transformers import (
 from qvl_run import plugins
 from qvl_run.contract import StageContext, StageError
 from qvl_run.settings import ModelSettings
+from qvl_trl.downloads.explain import explained
 from qvl_trl.downloads.model import model_folder
 from qvl_trl.downloads.watch import Watch, current
 from qvl_trl.policy.lora import add_adapter, is_adapter, load_adapter
@@ -93,6 +94,9 @@ def load_policy(
             failure="download" if remote else "config",
         ) from error
     except (OSError, ValueError, ImportError) as error:
+        told = explained(error, source, kind="model", revision=revision, folder=Path(folder))
+        if remote and told is not None and told.failure == "download":
+            raise told from error  # the drive that the cache lies on has gone
         raise StageError(
             f"the model {source} cannot be loaded: {error}", failure="config"
         ) from error

@@ -74,6 +74,8 @@ class SplitDPOTrainer(Watched, DPOTrainer):
     """TRL's, except that every pair of a step counts alike, and for the SFT weight every token of a chosen
     answer. TRL takes the mean of the batches' means, which depends on how a step is split into batches."""
 
+    loss_weights: Sequence[Any]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._weights = tuple(self.loss_weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +18,8 @@ from qvl_run.checkpoints.folder import FolderStore
 from qvl_run.checkpoints.index import Index
 from qvl_run.checkpoints.manifest import Broken
 from qvl_run.checkpoints.pick import Entry
-from qvl_run.checkpoints.store import Held, Store
-from qvl_run.disk import make_all
+from qvl_run.checkpoints.store import Held, Store, Wait
+from qvl_run.disk import make_all, there
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide, identity, origin
 from qvl_run.plan.plan import Plan, StagePlan
@@ -158,8 +157,8 @@ class Past:
 
 def opened(where: Places) -> Store | None:
     """The store, None where nothing was ever written to it. Raises OSError where that cannot be told."""
-    there = where.storage is None or _there(where.storage)
-    return where.store() if there else None
+    written = where.storage is None or there(where.storage)
+    return where.store() if written else None
 
 
 def look(job: Job, where: Places, store: Store | None = None) -> Past:
@@ -204,8 +203,9 @@ def plan_stage(
     *,
     upstream: StagePlan | None = None,
     choices: Choices | None = None,
+    wait: Wait = lambda _: None,
 ) -> StagePlan:
-    """What will happen to `spec`. `upstream` is the plan of the stage it starts from."""
+    """What will happen to `spec`. `upstream` is the plan of the stage it starts from; `wait` as in `choose`."""
     choices = choices or Choices()
     gpu = machine.gpu.name if machine.gpu else "cpu"
     changes = ladder.remembered(past.ledger, job.stages, spec.name, gpu=gpu)
@@ -250,20 +250,27 @@ def plan_stage(
     )
     if choices.resume_from:
         return _resume_from(known, choices.resume_from)
-    return choose(known, job, where, past, from_scratch=choices.from_scratch)
+    return choose(known, job, where, past, from_scratch=choices.from_scratch, wait=wait)
 
 
 def choose(
-    known: StagePlan, job: Job, where: Places, past: Past, *, from_scratch: bool = False
+    known: StagePlan,
+    job: Job,
+    where: Places,
+    past: Past,
+    *,
+    from_scratch: bool = False,
+    wait: Wait = lambda _: None,
 ) -> StagePlan:
-    """`known` with what this machine and storage hold of it: done, resume, run, rerun or broken. Raises OSError."""
+    """`known` with what this machine and storage hold of it: done, resume, run, rerun or broken. `wait` is told of each
+    chunk that is verified. Raises OSError."""
     assert known.identity is not None
     assert known.key is not None
     key, what, name = known.key, known.identity, known.spec.name
     known = replace(known, held=None, manifest=None, total=known.estimate)
     # This machine's disk first: it is fast, and what is there needs no drive.
     entries = [*where.committed(name), *past.index.of(name)]
-    output = picking.pick(entries, key=key, kind="output")
+    output = picking.pick(entries, key=key, kind="output", wait=wait)
     if output.manifest:
         return replace(
             known,
@@ -273,7 +280,7 @@ def choose(
             rejected=output.rejected,
             total=output.manifest.step,
         )
-    found = picking.pick(entries, key=key, kind="checkpoint")
+    found = picking.pick(entries, key=key, kind="checkpoint", wait=wait)
     given_up = past.generations[name].given_up
     rejected = tuple(r for r in (*output.rejected, *found.rejected) if r.held.last not in given_up)
     if from_scratch:
@@ -363,20 +370,3 @@ def wants_wandb(job: Job) -> bool:
     if job.wandb == "auto":
         return "WANDB_API_KEY" in os.environ and find_spec("wandb") is not None
     return job.wandb
-
-
-def _there(folder: Path) -> bool:
-    """Whether `folder` exists. Raises OSError where that cannot be told: a dead mount calls everything missing, so
-    the nearest folder above must be there and list no such name."""
-    try:
-        folder.stat()
-    except FileNotFoundError:
-        above, name = folder.parent, folder.name
-        while not above.exists() and above != above.parent:
-            above, name = above.parent, above.name
-        if name in os.listdir(above):
-            raise OSError(
-                errno.EIO, "it is listed, but cannot be opened", str(above / name)
-            ) from None
-        return False
-    return True

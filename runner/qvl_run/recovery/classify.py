@@ -20,6 +20,9 @@ STOPPED = 75
 LOW_RAM = 0.05
 """Share of the machine's memory below which an unexplained SIGKILL is put down to it."""
 
+FULL = 16 * 1024 * 1024
+"""Bytes of disk below which an end without a word is put down to it: the account itself needs room."""
+
 _FROM_OUTSIDE = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL, signal.SIGQUIT}
 
 _PATTERNS: tuple[tuple[FailureClass, str], ...] = (
@@ -40,7 +43,8 @@ class Remains:
     """What is left of an attempt. `error` is the child's own account, None where it left none or a torn one;
     `returncode` as `Popen` gives it; `killed_for` is what the watchdog ended it for, and `section` where it was then;
     `oom_kills` is how many processes the kernel killed meanwhile for want of memory, None where its record cannot be
-    read; `ram_left` the share of memory that was last seen free; `log` the end of what it printed."""
+    read; `ram_left` the share of memory that was last seen free, `disk_left` the free bytes of this machine's disk;
+    `log` the end of what it printed."""
 
     error: Mapping[str, Any] | None
     returncode: int
@@ -49,6 +53,7 @@ class Remains:
     step: int = 0
     oom_kills: int | None = None
     ram_left: float | None = None
+    disk_left: int | None = None
     log: str = ""
 
 
@@ -85,12 +90,13 @@ def of_text(text: str) -> tuple[FailureClass, str] | None:
 
 def _told(error: Mapping[str, Any], left: Remains) -> Failure:
     expected = bool(error.get("expected"))
-    message = str(error.get("message", ""))
+    told_type = str(error.get("type") or "Exception")
+    message = str(error.get("message") or "")
     kind = error.get("failure")
     failure: FailureClass = kind if kind in CLASSES else "error"
     return Failure(
         failure=failure,
-        message=message if expected else f"{error.get('type', 'Exception')}: {message}",
+        message=(message or told_type) if expected else f"{told_type}: {message}",
         expected=expected,
         guessed=bool(error.get("guessed")),
         traceback=str(error.get("traceback", "")),
@@ -126,6 +132,12 @@ def _signalled(number: signal.Signals, left: Remains) -> Failure:
 
 def _guess(left: Remains) -> Failure | None:
     found = of_text(left.log)
+    if found is None and left.disk_left is not None and left.disk_left < FULL:
+        message = (
+            f"the process ended ({_ending(left.returncode)}) while this machine's disk was full: free some space, "
+            "or set storage.scratch to another disk, and run the same command again"
+        )
+        return Failure(failure="disk", message=message, guessed=True, step=left.step)
     if found is None:
         return None
     failure, line = found

@@ -98,6 +98,7 @@ def digest(spec: StageSpec) -> str:
                 "max_seq_length", "optim", "dataloader_num_workers",
             )
         },
+        "evaluation": spec.evaluation.batch_size if spec.evaluation else None,
         "with": dict(spec.options),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -129,7 +129,7 @@ def parse(given: str | Mapping[str, Any]) -> Policy:
         return NONE
     if isinstance(given, str):
         return DEFAULT
-    own = (_rule(number, entry) for number, entry in enumerate(given.get("rules", []), start=1))
+    own = (_rule(number, entry) for number, entry in enumerate(given.get("rules", [])))
     return Policy(
         rules=(*own, *BUILT_IN),
         max_restarts=int(given.get("max_restarts", MAX_RESTARTS)),
@@ -173,7 +173,7 @@ def _rule(number: int, entry: Mapping[str, Any]) -> Rule:
         name=f"rules[{number}]",
         on=on,
         retry=True,
-        limit=entry.get("limit", base.limit),
+        limit=int(entry["limit"]) if "limit" in entry else base.limit,
         backoff=units.duration(entry["backoff"]) if "backoff" in entry else base.backoff,
         max_backoff=units.duration(entry["max_backoff"])
         if "max_backoff" in entry

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from textwrap import dedent, indent
+from typing import Literal, get_args
 
 from qvl_run import exit_codes
 from qvl_run.recovery.classify import LOW_RAM
@@ -18,6 +19,8 @@ from qvl_run.recovery.rules import (
     MAX_BACKOFF,
     MAX_RESTARTS,
     MAX_WITHOUT_PROGRESS,
+    NEUTRAL,
+    Rung,
 )
 from qvl_run.run.supervise import GRACE, HUNG_GRACE, LAST_WORDS, LONGEST_LOG
 from qvl_run.units import show_duration, show_size
@@ -94,23 +97,20 @@ def _stopped(
     )
 
 
-_DIES: tuple[Row, ...] = tuple(
-    _resumed(fault, "The process dies", text, failure)
-    for fault, text, failure in (
-        ("sigkill", "SIGKILL from outside", "preempted"),
-        ("exit_code", "`sys.exit(3)` somewhere in a library", "exit"),
-        ("exit_zero", "`sys.exit(0)` before the stage is done", "exit"),
-        ("os_exit", "`os._exit(7)`: no word of why", "exit"),
-        ("os_exit_zero", "`os._exit(0)`: it looks like success, but there is no output", "error"),
-        ("abort", "an abort (SIGABRT)", "exit"),
-        ("segfault", "a segmentation fault", "exit"),
-        ("torn_error", "it dies while it writes its account of an error", "exit"),
-        ("orphan", "it dies, and processes that it started live on: they are ended too", "exit"),
-    )
+_DIES: tuple[tuple[str, str, FailureClass], ...] = (
+    ("sigkill", "SIGKILL from outside", "preempted"),
+    ("exit_code", "`sys.exit(3)` somewhere in a library", "exit"),
+    ("exit_zero", "`sys.exit(0)` before the stage is done", "exit"),
+    ("os_exit", "`os._exit(7)`: no word of why", "exit"),
+    ("os_exit_zero", "`os._exit(0)`: it looks like success, but there is no output", "error"),
+    ("abort", "an abort (SIGABRT)", "exit"),
+    ("segfault", "a segmentation fault", "exit"),
+    ("torn_error", "it dies while it writes its account of an error", "exit"),
+    ("orphan", "it dies, and processes that it started live on: they are ended too", "exit"),
 )
 
 ROWS: tuple[Row, ...] = (
-    *_DIES,
+    *(_resumed(fault, "The process dies", text, failure) for fault, text, failure in _DIES),
     Row(
         fault="sigterm",
         group="The process dies",
@@ -118,14 +118,11 @@ ROWS: tuple[Row, ...] = (
         failure="preempted",
         action="resumed",
     ),
-    Row(
-        fault="sigkill_again",
-        group="The process dies",
-        text=f"SIGKILL from outside, after {MAX_WITHOUT_PROGRESS} restarts that came no further",
-        failure="preempted",
-        action="again",
-        code=exit_codes.STOPPED,
-        lost=UNSAVED,
+    _stopped(
+        "sigkill_again",
+        "The process dies",
+        f"SIGKILL from outside, after {MAX_WITHOUT_PROGRESS} restarts that came no further",
+        "preempted",
     ),
     Row(
         fault="sigstop",
@@ -137,6 +134,12 @@ ROWS: tuple[Row, ...] = (
         fault="orphan_done",
         group="The process dies",
         text="it is done, and processes that it started live on: they are ended",
+        action="goes on",
+    ),
+    Row(
+        fault="escaped",
+        group="The process dies",
+        text="a process that it started in a session of its own lives on: the next start of the job ends it",
         action="goes on",
     ),
     _resumed("exception", "The stage fails", "an exception", "error"),
@@ -196,6 +199,14 @@ ROWS: tuple[Row, ...] = (
         action="stopped",
         code=exit_codes.FAILED,
     ),
+    Row(
+        fault="disk_whole",
+        group="Disk, drive and network",
+        text="this machine's disk is full to the last byte: not even what has happened can be written down",
+        action="again",
+        code=exit_codes.STOPPED,
+        lost=UNSAVED,
+    ),
     _stopped(
         "disk_text",
         "Disk, drive and network",
@@ -253,10 +264,24 @@ ROWS: tuple[Row, ...] = (
         "data",
         code=exit_codes.USAGE,
     ),
+    _stopped(
+        "max_restarts",
+        "What you do",
+        "the job allows so many restarts in all, and it dies once more",
+        "preempted",
+    ),
+    _stopped("recovery_none", "What you do", "the job says `recovery: none`", "error"),
     Row(
         fault="interrupt",
         group="What you do",
         text="Ctrl-C, SIGTERM to qvl-run, or a closed terminal",
+        action="saved",
+        code=exit_codes.STOPPED,
+    ),
+    Row(
+        fault="interrupt_stopped",
+        group="What you do",
+        text="Ctrl-C while the training process is stopped (SIGSTOP): it is woken, and saves",
         action="saved",
         code=exit_codes.STOPPED,
     ),
@@ -285,6 +310,18 @@ ROWS: tuple[Row, ...] = (
         lost=UNSAVED,
     ),
 )  # fmt: skip
+
+
+OWN_RULES = """
+recovery:
+  rules:
+    - {on: oom, adapt: [micro_batch, gradient_checkpointing, image_tokens]}
+    - {on: [download, drive_lost], limit: 10, backoff: 1min}
+    - {on: error, do: stop}
+  max_restarts: 40
+  deadlines: {rollout: 40min}
+"""
+"""The example of the page."""
 
 
 def markdown() -> str:
@@ -342,40 +379,51 @@ def _classes() -> Iterator[str]:
         "| class | what it means |",
         "|---|---|",
         *(f"| `{name}` | {meaning} |" for name, meaning in MEANING.items()),
-        "",
-        "The class comes from what is sure, in this order: what the watchdog ended it for, what the stage said itself, "
-        "the exception's type or error number, the exit code, the signal with the kernel's count of what it killed for "
-        "want of memory. Last come patterns in a text. These are guesses, and the run says so; so is `ram` for a "
-        f"SIGKILL while less than {LOW_RAM:.0%} of the memory was free. The first failure counts, not what follows "
-        "from it while the process goes down.",
+    )
+    yield from _text(
+        f"""
+        The class comes from what is sure, in this order: what the watchdog ended it for, what the stage said itself,
+        the exception's type or error number, the exit code, the signal with the kernel's count of what it killed for
+        want of memory. Last come patterns in a text. These are guesses, and the run says so; so is `ram` for a
+        SIGKILL while less than {LOW_RAM:.0%} of the memory was free. The first failure counts, not what follows
+        from it while the process goes down.
+        """
     )
 
 
 def _rules() -> Iterator[str]:
     *rules, _ = DEFAULT.lines()
-    yield from (
-        "",
-        "## The rules",
-        "",
-        "The built-in ones; `qvl-run plan JOB` shows those that hold for a job.",
-        "",
-        *(f"- {line}" for line in rules),
-        "",
-        "A wait is longer or shorter by up to a half, by chance. A checkpoint past the step of the failure gives all of "
-        "these limits back. Two ceilings stand above them, whatever the rules say:",
-        "",
-        f"- `max_restarts`: {MAX_RESTARTS} restarts of a stage in all, over every start of the run on any machine. "
-        "Nothing gives them back but other settings.",
-        f"- `max_without_progress`: {MAX_WITHOUT_PROGRESS} restarts in a row that came no further. One that changes "
-        "something, such as the micro-batch, does not count.",
-        "",
-        "What was spent, and what was changed after an out-of-memory, stands in the run's folder beside the "
-        "checkpoints (`*.ledger.jsonl`), so the next start knows it. A smaller micro-batch is remembered for this "
-        "kind of GPU until the job file changes; `qvl-run plan JOB` shows it. Less memory comes one rung at a time, first "
-        "what leaves the result as it is: the micro-batch is halved while gradient accumulation grows, so that the global "
-        "batch stays; then gradient checkpointing. What changes the result (`image_tokens`, `max_seq_length`, "
-        "`lora_rank`) is done only where a rule of yours names it.",
+    yield from _text(
+        """
+        ## The rules
+
+        The built-in ones; `qvl-run plan JOB` shows those that hold for a job.
+        """
     )
+    yield from ("", *(f"- {line}" for line in rules))
+    yield from _text(
+        f"""
+        A wait is longer or shorter by up to a half, by chance. A checkpoint past the step of the failure gives all of
+        these limits back. Two ceilings stand above them, whatever the rules say:
+
+        - `max_restarts`: {MAX_RESTARTS} restarts of a stage in all, over every start of the run on any machine.
+          Nothing gives them back but other settings.
+        - `max_without_progress`: {MAX_WITHOUT_PROGRESS} restarts in a row that came no further. One that changes
+          something, such as the micro-batch, does not count.
+
+        What was spent, and what was changed after an out-of-memory, stands in the run's folder beside the
+        checkpoints (`*.ledger.jsonl`), so the next start knows it.
+
+        Less memory comes one rung at a time, first what leaves the result as it is: the micro-batch is halved while
+        gradient accumulation grows, so that the global batch stays. Rungs of that kind: {_rungs(True)}; what has
+        helped is remembered for this kind of GPU until the job file changes, and `qvl-run plan JOB` shows it. What
+        changes the result is done only where a rule of yours names it: {_rungs(False)}.
+        """
+    )
+
+
+def _rungs(neutral: bool) -> str:
+    return ", ".join(f"`{rung}`" for rung in get_args(Rung) if (rung in NEUTRAL) is neutral)
 
 
 def _deadlines() -> Iterator[str]:
@@ -386,74 +434,79 @@ def _deadlines() -> Iterator[str]:
         "| while it is in | it may be silent for |",
         "|---|---|",
         *(f"| `{name}` | {show_duration(seconds)} |" for name, seconds in DEFAULTS.items()),
-        "",
-        f"Or {FACTOR:g} times the longest silence of that kind that has ended well, where that is more. Time counts only "
-        "while qvl-run itself runs and sees the process run: a laptop that slept has not hung. Before it is ended, the "
-        "stacks of all its threads and the end of its log are kept in `evidence.json` of the attempt; it then has "
-        f"{show_duration(HUNG_GRACE)}, and what it had started is ended with it.",
+    )
+    yield from _text(
+        f"""
+        Or {FACTOR:g} times the longest silence of that kind that has ended well, where that is more. Time counts only
+        while qvl-run itself runs and sees the process run: a laptop that slept has not hung. Before it is ended, the
+        stacks of all its threads and the end of its log are kept in `evidence.json` of the attempt; it then has
+        {show_duration(HUNG_GRACE)}, and what it had started is ended with it.
+        """
     )
 
 
 def _own_rules() -> Iterator[str]:
-    yield from (
-        "",
-        "## Rules of your own",
-        "",
-        "They come before the built-in ones; the first that names the class holds "
-        "([every key](job-reference.md)). What a rule for one class leaves out stays as it is built in.",
-        "",
-        "```yaml",
-        "recovery:",
-        "  rules:",
-        "    - {on: oom, adapt: [micro_batch, gradient_checkpointing, image_tokens]}",
-        "    - {on: [download, drive_lost], limit: 10, backoff: 1min}",
-        "    - {on: error, do: stop}",
-        "  max_restarts: 40",
-        "  deadlines: {rollout: 40min}",
-        "```",
-        "",
-        f"`backoff` is the wait before the first restart; each further one waits twice as long, {show_duration(MAX_BACKOFF)} "
-        "at most unless `max_backoff` says otherwise. `recovery: none` stops at the first failure.",
+    yield from _text(
+        f"""
+        ## Rules of your own
+
+        They come before the built-in ones; the first that names the class holds ([every key](job-reference.md)).
+        What a rule for one class leaves out stays as it is built in.
+
+        ```yaml
+{indent(OWN_RULES.strip(), " " * 8)}
+        ```
+
+        `backoff` is the wait before the first restart; each further one waits twice as long,
+        {show_duration(MAX_BACKOFF)} at most unless `max_backoff` says otherwise. `recovery: none` stops at the first
+        failure.
+        """
     )
 
 
 def _exit_codes() -> Iterator[str]:
-    yield from (
-        "",
-        "## What the exit code says",
-        "",
-        "| code | what a script may do |",
-        "|---|---|",
-        f"| {exit_codes.DONE} | go on: all is done |",
-        f"| {exit_codes.FAILED} | tell a person: the rules allow no further try, and waiting mends nothing |",
-        f"| {exit_codes.USAGE} | tell a person: the job, its settings or its data must change |",
-        f"| {exit_codes.MACHINE} | take another machine |",
-        f"| {exit_codes.BROKEN} | tell a person: checkpoints exist and none is whole |",
-        f"| {exit_codes.OWNED} | nothing: another qvl-run is at work on it |",
-        f"| {exit_codes.STOPPED} | give the same command again, at once or when the machine or the drive is back |",
-        "",
-        "Any other code means that qvl-run itself was killed: give the same command again.",
+    yield from _text(
+        f"""
+        ## What the exit code says
+
+        | code | what a script may do |
+        |---|---|
+        | {exit_codes.DONE} | go on: all is done |
+        | {exit_codes.FAILED} | tell a person: the rules allow no further try |
+        | {exit_codes.USAGE} | tell a person: the job, its settings or its data must change |
+        | {exit_codes.MACHINE} | take another machine |
+        | {exit_codes.BROKEN} | tell a person: checkpoints exist and none is whole |
+        | {exit_codes.OWNED} | nothing: another qvl-run is at work on it |
+        | {exit_codes.STOPPED} | give the same command again, at once or when the machine or the drive is back |
+
+        Any other code means that qvl-run itself was killed: give the same command again.
+        """
     )
 
 
 def _not_promised() -> Iterator[str]:
-    yield from (
-        "",
-        "## What is not promised",
-        "",
-        "- That a process which leaves the attempt's process group (`setsid`, a daemon, a container) is ended with it. When "
-        "the next run of the job starts on the same machine, it ends those that still carry the attempt's environment.",
-        "- That a failure which the stage hides is seen: an exception that it catches, a thread whose death it does not "
-        "notice and whose work it does not need.",
-        "- That a stage which goes on reporting, but does nothing of use, is ended: only silence is. Slow steps and an "
-        "idle GPU are told.",
-        "- That a process somebody stops (SIGSTOP) again and again is woken more than once in an attempt. One under a "
-        "debugger is left alone.",
-        "- That anything runs after qvl-run itself was killed (Linux only: its training process is ended with it; elsewhere it may "
-        "live on until the next start). Start it again, by hand or by a loop that looks at the exit code.",
-        "- That a guess is right. A guessed class is marked so, in the output and in the run's events.",
-        "- That a class tells the cause: SIGKILL from a person and from a scheduler look the same, and where the kernel's "
-        "counts cannot be read, so does its own for want of memory.",
-        "- Anything where this machine's disk is so full that not even a line can be written: the run then ends with "
-        f"exit code {exit_codes.STOPPED} and says so; what was committed stays.",
+    yield from _text(
+        """
+        ## What is not promised
+
+        - That a process which leaves the attempt's process group (`setsid`, a daemon, a container) is ended with it.
+          The next start of the job on the same machine ends those that still have the attempt's environment.
+        - That a failure which the stage hides is seen: an exception that it catches, a thread whose death it does not
+          notice and whose work it does not need.
+        - That a stage which goes on reporting, but does nothing of use, is ended: only silence is. Slow steps and an
+          idle GPU are told.
+        - That a process which a person stops (SIGSTOP) again and again is woken more than once in an attempt. One
+          under a debugger is left alone.
+        - That anything runs once qvl-run itself was killed. On Linux its training process is ended with it; elsewhere
+          that may live on until the next start. Start it again by hand, or by a loop that looks at the exit code.
+        - That a guess is right. A guessed class is marked so, in the output and in the run's events.
+        - That a class tells the cause. A SIGKILL from a person and one from a scheduler look the same, and so does
+          the kernel's own for want of memory where its counts cannot be read.
+        """
     )
+
+
+def _text(paragraphs: str) -> Iterator[str]:
+    """`paragraphs`, written with an indent, after an empty line."""
+    yield ""
+    yield dedent(paragraphs).strip()

@@ -36,7 +36,7 @@ class ChildContext:
         self._metrics: dict[str, float] = {}
         self._loop_began: float | None = None
         self._loop_ended = 0.0
-        self._loop_from = 0
+        self._loop_from = self._reached = 0
         self._save_began: float | None = None
         self._saves = 0
         self._save_seconds = 0.0
@@ -86,6 +86,7 @@ class ChildContext:
             crash_point("stage.before_train")
         if step is not None and section in _IN_TRAINING:
             self._clock_loop(section, step)
+            self._reached = max(self._reached, step)
         self._total = total or self._total
         self._beat += 1
         if metrics:
@@ -94,6 +95,7 @@ class ChildContext:
             {
                 "section": section,
                 "step": step,
+                "reached": self._reached,
                 "total": self._total,
                 "metrics": self._metrics,
                 "seconds": self.seconds,

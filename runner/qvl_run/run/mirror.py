@@ -141,9 +141,9 @@ class Mirror:
     def sweep(self) -> bool:
         """Take what is new; whether all of it was taken. Never raises."""
         with self._lock:
-            taken, tried = True, set[Path]()
+            story, taken, tried = True, True, set[Path]()
             while True:
-                taken = self._take_story() and taken
+                story = story and self._take_story()
                 self._retain()
                 try:
                     waiting = [one for one in self.pending() if one.folder not in tried]
@@ -155,7 +155,7 @@ class Mirror:
                 tried.add(waiting[0].folder)
                 taken = self._take(waiting[0]) and taken
             self._tidy()
-            return taken
+            return story and taken
 
     def settle(self) -> None:
         """Take what only needs renaming, where the store is on this machine's own disk; never copies, and waits for no
@@ -178,8 +178,8 @@ class Mirror:
         with contextlib.suppress(OSError):
             self.pending()
 
-    def take_segments(self, *, seconds: float = LAST) -> bool:
-        """Take the last segments of the story, once the mirror is closed; whether all are there after `seconds`. A
+    def take_segments(self) -> bool:
+        """Take the last segments of the story, once the mirror is closed; whether all are there after a few seconds. A
         call that hangs is left behind. Never raises."""
         took: list[bool] = []
 
@@ -187,7 +187,7 @@ class Mirror:
             with self._lock:
                 took.append(self._take_story())
 
-        return within(seconds, take, name="segments") and took == [True]
+        return within(LAST, take, name="segments") and took == [True]
 
     def _watch(self) -> None:
         delay = INTERVAL

@@ -79,8 +79,9 @@ class ChildProcess:
         return self._popen.wait()
 
     def ask_to_stop(self) -> None:
-        """See `Process`."""
+        """See `Process`. Somebody may have stopped it: then it could not hear."""
         self._send(signal.SIGTERM)
+        self._send(signal.SIGCONT)
 
     def wake(self) -> None:
         """See `Process`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from qvl_run.faults import crash_point
 from qvl_run.hardware import Machine
@@ -116,24 +117,27 @@ class Run:
 
     def _with_mirror(self, session: Session) -> Outcome:
         session.mirror.start()
-        session.events.add("run_started", job=self.job.name, machine=_called(self.machine))
+        session.note("run_started", job=self.job.name, machine=_called(self.machine))
         self._tidy(session)
         outcome, done = Outcome(ending="failed"), dict[str, StagePlan]()
         try:
             outcome = self._stages(session, done)
         finally:
             # Before the mirror's end, so that storage has the whole story; what is left is told in the next segment.
-            session.events.add(
+            session.note(
                 "run_ended",
                 ending=outcome.ending,
                 stage=outcome.stage.spec.name if outcome.stage else None,
                 why=outcome.why,
             )
-            session.events.close()
+            with contextlib.suppress(OSError):
+                session.events.close()
             left = self._close_mirror(session)
             if left:
-                session.events.add("not_stored", folders=[one.name for one in left])
-                session.events.close()
+                session.note("not_stored", folders=[one.name for one in left])
+                with contextlib.suppress(OSError):
+                    session.events.close()
+                session.mirror.take_segments()
         finished = [plan for plan in done.values() if plan.state == "done" and plan.manifest]
         return replace(
             outcome,
@@ -153,11 +157,16 @@ class Run:
         """End and clear away what a runner left behind that was killed."""
         if count := end_leftovers(self.where.scratch):
             text = f"{count} processes of an earlier run lived on and were ended"
-            session.events.add("finding", name="leftovers", text=text)
+            session.note("finding", name="leftovers", text=text)
             self.machinery.show.warn(text)
         for spec in self.job.stages:
             with contextlib.suppress(OSError):
-                tidy_attempts(self.where.attempts(spec.name))
+                tidy_attempts(self.where.attempts(spec.name), keep=self._in_use())
+
+    def _in_use(self) -> list[Path]:
+        """Folders that the user has named, and that may lie among those that are cleared away."""
+        named = [self.choices.resume_from, *(spec.init_from for spec in self.job.stages)]
+        return [path for path in named if path is not None]
 
     def _stages(self, session: Session, done: dict[str, StagePlan]) -> Outcome:
         outcome = Outcome(ending="done")

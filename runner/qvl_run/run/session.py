@@ -64,13 +64,16 @@ class Session:
                 self.past,
                 upstream=upstream,
                 choices=choices,
+                wait=self.unless_stopped,
             )
         )
 
     def again(self, plan: StagePlan) -> StagePlan:
         """`plan` with what there is of it now. Raises OSError."""
         self._settle()
-        return self.patience.ask(lambda: choose(plan, self.job, self.where, self.past))
+        return self.patience.ask(
+            lambda: choose(plan, self.job, self.where, self.past, wait=self.patience.moved)
+        )
 
     def without(self, plan: StagePlan, reason: str) -> StagePlan:
         """`plan` anew, the checkpoint left out that it was to resume from: it broke between two looks."""
@@ -164,17 +167,16 @@ class Session:
             store_refusing_for=self.mirror.refusing_for(),
             upload_waiting=count,
             upload_lag=lag,
-            upload_seconds=self.mirror.slowest_upload,
+            upload_seconds=0.0 if self.store.local("") else self.mirror.slowest_upload,
             session_left=None if self.ends is None else self.ends - self.machinery.clock(),
         )
 
-    def unless_stopped(self, _: int) -> None:
-        """Told of each chunk of a copy: raise Interrupted where the user does not want to wait for it."""
-        self.patience.moved()
+    def unless_stopped(self, count: int) -> None:
+        """Told of each chunk that was read: raise Interrupted where the user does not want to wait for it."""
+        self.patience.moved(count)
         if self.machinery.stop():
             raise Interrupted
 
     def _settle(self) -> None:
         """Where storage is this machine's own disk, what was committed is taken there before anyone loads from it."""
-        if self.store.local("") is not None:
-            self.mirror.sweep()
+        self.mirror.settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,7 @@ from qvl_run.recovery import budget, ladder
 from qvl_run.recovery.classify import STOPPED, classify
 from qvl_run.recovery.failure import Failure
 from qvl_run.run.attempt import AttemptFolder, next_attempt
+from qvl_run.run.cleanup import tidy_fetched
 from qvl_run.run.orders import make_orders
 from qvl_run.run.outcome import Outcome
 from qvl_run.run.process import environment
@@ -42,9 +44,7 @@ class StageRun:
         plan = self._plan(session.choices)
         while True:
             show.stage(plan)
-            session.events.add(
-                "stage_planned", stage=plan.spec.name, state=plan.state, step=plan.step
-            )
+            session.note("stage_planned", stage=plan.spec.name, state=plan.state, step=plan.step)
             if plan.state == "done":
                 return Outcome(ending="done"), plan
             if plan.state in ("broken", "waiting", "no_input"):
@@ -110,7 +110,7 @@ class StageRun:
         failure = classify(ended.remains)
         failure = replace(failure, step=max(failure.step, plan.step), section=ended.remains.section)
         self._failures.append(failure.failure)
-        session.events.add(
+        session.note(
             "attempt_failed",
             stage=plan.spec.name,
             attempt=folder.path.name,
@@ -142,7 +142,7 @@ class StageRun:
         change = step.text if step and decision.retry else ""
         session.machinery.show.failed(plan, failure, decision, log=folder.log, change=change)
         if not decision.retry:
-            session.events.add("gave_up", stage=name, failure=failure.failure, why=decision.reason)
+            session.note("gave_up", stage=name, failure=failure.failure, why=decision.reason)
             # Nothing is wrong with the job then: another start may find what this one did not. At the ceiling that
             # must end, or whoever starts it again on exit code 75 would do so for ever.
             passing = failure.failure in ("preempted", "drive_lost") and not decision.ceiling
@@ -210,6 +210,7 @@ class StageRun:
         session, name = self.session, plan.spec.name
         machinery = session.machinery
         folder = next_attempt(session.where.attempts(name))
+        self._tidy_fetched(plan)
         orders = session.patience.ask(
             lambda: make_orders(
                 plan,
@@ -221,7 +222,7 @@ class StageRun:
             )
         )
         folder.write_orders(orders)
-        session.events.add(
+        session.note(
             "attempt_started",
             stage=name,
             attempt=folder.path.name,
@@ -252,7 +253,7 @@ class StageRun:
         ended = supervisor.run()
         machinery.show.progress(plan, folder.read("progress"), last=True)
         session.learn(name, ended.seen)
-        session.events.add(
+        session.note(
             "attempt_ended",
             stage=name,
             attempt=folder.path.name,
@@ -262,8 +263,18 @@ class StageRun:
             seen=dict(ended.seen),
             left_behind=ended.left_behind,
         )
-        session.events.close()
+        with contextlib.suppress(OSError):
+            session.events.close()
         return folder, ended
+
+    def _tidy_fetched(self, plan: StagePlan) -> None:
+        """Clear away what was fetched for attempts before this one, as far as this one does not load from it."""
+        wanted = (
+            {"checkpoint"} if plan.state == "resume" and plan.held and not plan.held.path else set()
+        )
+        wanted |= {"input"} if plan.input and not plan.input.path else set()
+        with contextlib.suppress(OSError):
+            tidy_fetched(self.session.where.scratch / "fetched", wanted=wanted)
 
     def _earlier(self) -> Mapping[str, int]:
         """How many failures of one class the last attempts ended by, in a row."""

@@ -5,6 +5,7 @@ What ended it is told as `Remains`; what that means is decided elsewhere.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -103,9 +104,10 @@ class Supervisor:
                 returncode=returncode,
                 killed_for=self._killed_for,
                 section=progress.get("section"),
-                step=int(progress.get("step") or 0),
+                step=int(progress.get("reached") or 0),
                 oom_kills=None if before is None or after is None else after - before,
                 ram_left=self._ram_left(),
+                disk_left=self._disk_left(),
                 log="\n".join(last_lines(self.folder.log, 40)),
             ),
             asked=self._asked,
@@ -210,6 +212,11 @@ class Supervisor:
         if seen.ram_available is None or not seen.ram_total:
             return None
         return seen.ram_available / seen.ram_total
+
+    def _disk_left(self) -> int | None:
+        with suppress(OSError):
+            return shutil.disk_usage(self.folder.path).free
+        return None
 
     def _cut_log(self) -> None:
         path = self.folder.log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
 import sys
@@ -61,7 +62,8 @@ def main(
             ).run()
     except Owned as error:
         print(
-            f"{error}\nnothing was started; wait for it, or stop it. If it is surely gone: "
+            f"{loaded.shown(str(error))}\n"
+            "nothing was started; wait for it, or stop it. If it is surely gone: "
             f"{_again()} --take-over",
             file=sys.stderr,
         )
@@ -76,8 +78,16 @@ def main(
         )
         return exit_codes.OWNED
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(
+                f"a disk is full: {loaded.shown(str(error))}\n"
+                "free some space there, or set storage.scratch to another disk; then run the same command again",
+                file=sys.stderr,
+            )
+            return exit_codes.FAILED
         print(
-            f"a file or folder cannot be used: {error}\nnothing was decided; run the same command again once it "
+            f"a file or folder cannot be used: {loaded.shown(str(error))}\n"
+            "nothing was decided; run the same command again once it "
             f"can be reached",
             file=sys.stderr,
         )
@@ -142,7 +152,8 @@ def _finish(show: Show, outcome: Outcome, command: str) -> int:
         show.line("\nanother qvl-run has taken this job over; this one has saved and ended")
         return exit_codes.OWNED
     if outcome.ending == "stopped":
-        show.line(f"\nstopped early; to go on: {command}")
+        why = f" ({outcome.why})" if outcome.why else ""
+        show.line(f"\nstopped early{why}; to go on: {command}")
         return exit_codes.STOPPED
     if outcome.ending == "broken" and outcome.stage:
         show.line(

@@ -12,6 +12,8 @@ from typing import Any
 
 FACTOR = 10.0
 """Times the longest interval seen."""
+LONGEST = 7200.0
+"""Seconds that learning allows at most: what was learned from a long silence must not double itself for ever."""
 
 DEFAULTS: Mapping[str, float] = {
     # Imports from a cold disk take 1 to 2 minutes; a format that tells of no download reads its data set here.
@@ -42,7 +44,7 @@ Seen = Mapping[str, float]
 def deadline(section: str, *, seen: Seen, floors: Mapping[str, float] | None = None) -> float:
     """Seconds of silence that are allowed in `section`. `floors` are the user's, in place of ours."""
     floor = {**DEFAULTS, **(floors or {})}.get(section, _UNNAMED)
-    return max(floor, FACTOR * seen.get(section, 0.0))
+    return max(floor, min(FACTOR * seen.get(section, 0.0), LONGEST))
 
 
 def learn(seen: Seen, section: str, interval: float) -> Seen:

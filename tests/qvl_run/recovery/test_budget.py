@@ -198,7 +198,7 @@ def test_the_wait_doubles_up_to_the_longest_and_chance_moves_it_by_a_half() -> N
     )
     waits = []
     for used in range(4):
-        account = Account(total=used, by_rule={"rules[1]": used})
+        account = Account(total=used, by_rule={"rules[0]": used})
         for jitter in (0.0, 0.5, 1.0):
             decision = decide(failure(), policy=policy, account=account, saved=0, jitter=jitter)
             waits.append(decision.wait)
@@ -212,7 +212,7 @@ def test_a_stop_says_which_rule_it_was() -> None:
 
     assert reason("default") == "trying again would not help (nan)"
     assert reason("none") == "recovery: none"
-    assert reason({"rules": [{"on": "nan", "do": "stop"}]}) == "recovery.rules[1] says stop"
+    assert reason({"rules": [{"on": "nan", "do": "stop"}]}) == "recovery.rules[0] says stop"
 
 
 def test_records_of_other_stages_settings_and_events_spend_nothing() -> None:

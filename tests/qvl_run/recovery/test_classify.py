@@ -54,10 +54,15 @@ def test_what_nobody_explained_is_told_with_its_type_and_traceback() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [{}, {"failure": "of my own"}, {"failure": None}, {"failure": ["oom"]}, {"message": 3}],
-)
+    [
+        {}, {"failure": "of my own"}, {"failure": None}, {"failure": ["oom"]}, {"message": 3},
+        {"expected": True, "type": "MyError"},
+    ],
+)  # fmt: skip
 def test_an_account_that_makes_no_sense_is_an_error_all_the_same(error: dict[str, Any]) -> None:
-    assert classify(remains(error=error)).failure == "error"
+    found = classify(remains(error=error))
+    assert found.failure == "error"
+    assert found.message
 
 
 @pytest.mark.parametrize(
@@ -148,7 +153,7 @@ def test_the_last_telling_line_counts() -> None:
         st.sampled_from(["failure", "type", "message", "expected", "guessed", "traceback"]),
         st.none()
         | st.booleans()
-        | st.text(max_size=5)
+        | st.text("ab\n", max_size=5)
         | st.sampled_from(CLASSES)
         | st.lists(st.none()),
     ),
@@ -157,7 +162,7 @@ def test_the_last_telling_line_counts() -> None:
     section=st.none() | st.sampled_from(["download", "step"]),
     oom_kills=st.none() | st.integers(-1, 3),
     ram_left=st.none() | st.floats(0, 1),
-    log=st.text(max_size=30) | st.sampled_from([line for line, _ in LINES]),
+    log=st.text("ab: \n", max_size=9) | st.sampled_from([line for line, _ in LINES]),
 )
 def test_whatever_is_left_has_a_class_and_a_message(**known: Any) -> None:
     found = classify(Remains(**known))

@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from qvl_run.plan import identity
 from qvl_run.recovery import ladder
 from qvl_run.recovery.rules import NEUTRAL, Rung
-from qvl_run.settings import TrainingSettings
+from qvl_run.settings import DataSettings, EvaluationSettings, TrainingSettings
 from qvl_run.spec.job import StageSpec
 from qvl_run.spec.load import load_job
 
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 MODEL: dict[str, Any] = {"name": "qvl-tiny", "image_tokens": [16, 1000]}
 Record = dict[str, Any]
+
+
+EVALUATION = EvaluationSettings(data=DataSettings(format="spatial_scenes"), batch_size=16)
 
 
 def stage(
@@ -37,15 +40,17 @@ def stage(
         training=TrainingSettings(**training),
         data=None,
         eval_data=None,
-        evaluation=None,
+        evaluation=EVALUATION,
         options={},
     )
 
 
-def climb(spec: StageSpec, allowed: tuple[Rung, ...]) -> list[tuple[ladder.Step, StageSpec]]:
+def climb(
+    spec: StageSpec, allowed: tuple[Rung, ...], *, section: str = "eval"
+) -> list[tuple[ladder.Step, StageSpec]]:
     """All rungs from `spec`, each with what it leads to."""
     found = []
-    while (step := ladder.next_step(spec, allowed)) is not None:
+    while (step := ladder.next_step(spec, allowed, section=section)) is not None:
         spec = ladder.apply(spec, step.changes)
         found.append((step, spec))
         assert len(found) < 100, "it does not end"
@@ -123,8 +128,8 @@ def test_only_what_is_named_is_changed_in_the_order_in_which_it_is_named(
         assert after != before
         # What is named first is used up first.
         for earlier in allowed[: allowed.index(step.rung)]:
-            assert ladder.next_step(before, [earlier]) is None
-        assert {key.partition(".")[0] for key in step.changes} <= {"model", "training"}
+            assert ladder.next_step(before, [earlier], section="eval") is None
+        assert ladder.changes_result(step.changes) == (step.rung not in NEUTRAL)
         assert ("this changes the result" in step.text) == (step.rung not in NEUTRAL)
         most = after.model["image_tokens"]
         if step.rung == "image_tokens":
@@ -164,6 +169,7 @@ name: demo
 model: {name: qvl-tiny, image_tokens: [16, 1000]}
 training:
   {per_device_train_batch_size: 12, gradient_checkpointing: false, max_seq_length: 4096, dataloader_num_workers: 2}
+evaluation: {data: {format: spatial_scenes}}
 stages:
   sft: {uses: sft, data: {format: spatial_scenes}}
 """)
@@ -175,8 +181,9 @@ def test_neutral_rungs_leave_the_identity_and_others_change_it(real: StageSpec, 
     def key(spec: StageSpec) -> str:
         return identity.key(identity.identity(spec, upstream=None, init_from=None))
 
-    step = ladder.next_step(real, [rung])
+    step = ladder.next_step(real, [rung], section="eval")
     assert step is not None
+    assert ladder.changes_result(step.changes) == (rung not in NEUTRAL)
     after = ladder.apply(real, step.changes)
     assert after != real
     assert (key(after) == key(real)) == (rung in NEUTRAL)
@@ -189,13 +196,14 @@ def test_what_leaves_the_result_holds_for_this_gpu_and_the_rest_everywhere() -> 
         "training.gradient_accumulation_steps": 16,
         "training.gradient_checkpointing": True,
         "training.dataloader_num_workers": 0,
+        "evaluation.batch_size": 4,
         "training.max_seq_length": 512,
         "model.image_tokens": [16, 500],
         "model.lora.r": 8,
     }
     records = [record(spec, changes, rungs=5)]
     assert ladder.remembered(records, [spec], "sft", gpu="T4") == changes
-    everywhere = {k: v for k, v in changes.items() if k in list(changes)[-3:]}
+    everywhere = dict(list(changes.items())[-3:])
     assert ladder.remembered(records, [spec], "sft", gpu="L4") == everywhere
 
 
@@ -216,6 +224,22 @@ def test_a_change_of_the_job_in_what_memory_depends_on_forgets(change: dict[str,
     assert ladder.remembered(records, [changed], "sft", gpu="T4") == {}
     other = replace(spec, training=replace(spec.training, learning_rate=1.0))
     assert ladder.remembered(records, [other], "sft", gpu="T4") != {}
+
+
+def test_a_change_of_the_jobs_evaluation_forgets_too() -> None:
+    spec = stage()
+    records = [record(spec, {"evaluation.batch_size": 8}, rungs=1)]
+    assert ladder.remembered(records, [spec], "sft", gpu="T4") == {"evaluation.batch_size": 8}
+    for size in (2, 32):
+        changed = replace(spec, evaluation=replace(EVALUATION, batch_size=size))
+        assert ladder.remembered(records, [changed], "sft", gpu="T4") == {}
+
+
+def test_the_batch_of_an_evaluation_is_halved_where_that_is_what_failed() -> None:
+    sizes = [s.evaluation.batch_size for _, s in climb(stage(), ("eval_batch",)) if s.evaluation]
+    assert sizes == [8, 4, 2, 1]
+    assert climb(stage(), ("eval_batch",), section="step") == []
+    assert climb(replace(stage(), evaluation=None), ("eval_batch",)) == []
 
 
 def test_a_lowered_rank_holds_for_all_that_go_on_with_the_adapter_and_nothing_else_does() -> None:

@@ -43,6 +43,13 @@ HUB = {
 JSONL = {"format": "jsonl", "path": "rows.jsonl", "with": COLUMNS}
 EVALUATION = {"data": SCENES, "max_new_tokens": 8, "batch_size": 4, "before_first": False}
 LORA = {"r": 8, "alpha": 16, "dropout": 0.05, "target_modules": ["q_proj"]}
+RULE = {
+    "on": "oom", "do": "retry", "limit": 4, "backoff": "10s", "max_backoff": "2min", "adapt": ["micro_batch"],
+}  # fmt: skip
+SECTIONS = ["setup", "download", "load", "first_step", "step", "eval", "rollout", "save"]
+RECOVERY = {
+    "rules": [RULE], "max_restarts": 9, "max_without_progress": 2, "deadlines": dict.fromkeys(SECTIONS, "20min"),
+}  # fmt: skip
 JOB: dict[str, Any] = {
     "version": 1,
     "name": "every-key",
@@ -74,7 +81,7 @@ JOB: dict[str, Any] = {
         },
         "count": {"uses": "count", "with": {"to": 90, "fail_at": 80}},
     },
-    "recovery": "none",
+    "recovery": RECOVERY,
     "tracking": {"wandb": True},
 }  # fmt: skip
 
@@ -95,7 +102,12 @@ OTHER: dict[str, Any] = {
     "stages.sft.data.path": "other.jsonl",
     "stages.grpo.with.rewards": ["exact_answer"],
     "stages.count.with.fail_at": 70,
+    "recovery.rules": [{"on": "hang"}],
 }
+OTHER_RULE: dict[str, Any] = {
+    "on": ["oom", "ram"], "do": "stop", "limit": 5, "backoff": "11s", "max_backoff": "3min",
+    "adapt": ["micro_batch", "image_tokens"],
+}  # fmt: skip
 
 
 def leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -108,11 +120,15 @@ def leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def schema_keys() -> set[str]:
     """Every key of the bundle as `definition.key`."""
-    schema, found = bundled_schema(), set()
-    for name, definition in {"job": schema, **schema["$defs"]}.items():
+    schema, found = bundled_schema(), set[str]()
+
+    def walk(name: str, definition: dict[str, Any]) -> None:
         for key, sub in definition.get("properties", {}).items():
             found.add(f"{name}.{key}")
-            found |= {f"{key}.{inner}" for inner in sub.get("properties", {})}
+            walk(key, sub)
+
+    for name, definition in {"job": schema, **schema["$defs"]}.items():
+        walk(name, definition)
     return found
 
 
@@ -128,6 +144,9 @@ def named_keys() -> set[str]:
             if key == "stages":
                 for stage in value.values():
                     walk(stage, "stage")
+            elif key == "rules":
+                for rule in value:
+                    walk(rule, "rule")
             elif key == "with":
                 prefix = "stage" if "uses" in data else "format"
                 walk(value, f"{prefix}.{data.get('uses') or data['format']}")
@@ -149,11 +168,11 @@ def other(path: str, value: Any) -> Any:
         return OTHER[path]
     if path.endswith(".format"):
         return "hub" if value != "hub" else "spatial_scenes"
-    if path in ("storage.mirror_rate", "storage.patience"):
+    if path in ("storage.mirror_rate", "storage.patience") or ".deadlines." in path:
         return f"2{value}"
     choices: dict[str, list[Any]] = {
         "precision": ["fp32"], "attention": ["eager", "sdpa"], "optim": ["adamw_8bit"], "task": ["describe"],
-        "split": ["train"], "recovery": ["default"], "wandb": [False],
+        "split": ["train"], "wandb": [False],
         "uses": ["sft", "dpo"],
     }  # fmt: skip
     for key, candidates in choices.items():
@@ -192,7 +211,7 @@ def seen(job: dict[str, Any], folder: Path) -> Any:
     where = places(loaded)
     machinery = Machinery(show=Show(io.StringIO()), clock=lambda: 0.0)
     run = Run(job=loaded, machine=machine, where=where, choices=Choices(), machinery=machinery)
-    return plan, [d.code for d in preflight(loaded, machine, where)], run.deadline
+    return plan, [d.code for d in preflight(loaded, machine, where)], run.ends
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -213,6 +232,28 @@ def test_changing_the_key_changes_something(world: Path, path: str) -> None:
         at["data"] = {"format": "spatial_scenes"}
         at.pop("eval_data", None)
     assert seen(changed, world) != seen(JOB, world)
+
+
+def test_every_key_of_a_rule_has_another_value_here() -> None:
+    assert set(RULE) == set(OTHER_RULE) == set(bundled_schema()["$defs"]["rule"]["properties"])
+
+
+@pytest.mark.parametrize("key", RULE)
+def test_changing_a_key_of_a_rule_changes_something(world: Path, key: str) -> None:
+    changed = JOB | {"recovery": RECOVERY | {"rules": [RULE | {key: OTHER_RULE[key]}]}}
+    left_out = {name: value for name, value in RULE.items() if name != key}
+    assert seen(changed, world) != seen(JOB, world)
+    if key not in ("on", "do"):  # one is required, the other given is the default
+        without = JOB | {"recovery": RECOVERY | {"rules": [left_out]}}
+        assert seen(without, world) != seen(JOB, world)
+
+
+def test_each_word_for_recovery_is_another_plan(world: Path) -> None:
+    plans = [
+        seen(JOB | {"recovery": recovery}, world) for recovery in ("default", "none", RECOVERY)
+    ]
+    assert plans[0] not in plans[1:]
+    assert plans[1] != plans[2]
 
 
 def test_changing_the_bucket_changes_something(world: Path) -> None:

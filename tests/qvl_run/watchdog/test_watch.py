@@ -196,7 +196,10 @@ def play(scene: Scene, times: list[float], *, first: int = 1) -> None:
 
 def test_steps_that_become_slow_are_told() -> None:
     scene = Scene()
+    scene.report("load")
+    scene.look()
     scene.report("first_step", 0)
+    scene.look()
     play(scene, [500.0] + [2.0] * 32)
     assert scene.watch.history.pace.windows == pytest.approx([2.0] * 4, abs=POLL)
     assert scene.watch.snapshot.step_seconds == pytest.approx(2.0, abs=POLL)

@@ -66,3 +66,19 @@ def test_weights_that_are_broken_at_their_full_size(hub: Hub) -> None:
         load_policy(LORA, start=None, seed=0, ctx=context(earlier=1))
     assert caught.value.failure == "download"
     load_policy(LORA, start=None, seed=0, ctx=context(earlier=2))
+
+
+def test_a_drive_that_goes_while_it_is_loaded(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise OSError(107, "Transport endpoint is not connected")
+
+    monkeypatch.setattr("qvl_trl.policy.load.AutoConfig.from_pretrained", gone)
+    with pytest.raises(StageError, match="mount it again") as caught:
+        load_policy(LORA, start=None, seed=0)
+    assert caught.value.failure == "download"
+
+
+def test_a_full_model_names_the_folder_that_its_reference_is_loaded_from(hub: Hub) -> None:
+    """TRL loads it by that name: of the same commit, and without the network."""
+    model = load_policy(dataclasses.replace(LORA, lora=None), start=None, seed=0).model
+    assert (Path(model.config.name_or_path) / WEIGHTS).is_file()

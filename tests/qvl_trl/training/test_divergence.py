@@ -173,8 +173,16 @@ def marked_settings(uses: str, rows: DataSettings, **training: Any) -> Any:
     return stage_settings(uses, **changes)
 
 
-@pytest.mark.parametrize("spoil", [to_nan, overflowing], ids=["loss", "gradient"])
-@pytest.mark.parametrize(("uses", "workers"), [("sft", 0), ("sft", 2), ("dpo", 0), ("grpo", 0)])
+@pytest.mark.parametrize(
+    ("uses", "workers", "spoil"),
+    [
+        ("sft", 2, to_nan),
+        ("sft", 0, overflowing),
+        ("dpo", 0, to_nan),
+        ("grpo", 0, to_nan),
+        ("grpo", 0, overflowing),
+    ],
+)
 def test_a_step_that_is_no_number_is_not_applied(
     uses: str,
     workers: int,

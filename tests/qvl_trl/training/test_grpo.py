@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from qvl_run import plugins
+from qvl_trl import images
 from qvl_trl.policy.load import Policy, load_policy
 from qvl_trl.policy.tokens import vision_tokens
 from qvl_trl.rows import to_dataset
@@ -75,3 +76,28 @@ def test_the_sampler_gives_every_epoch_the_order_that_trls_has() -> None:
     for epoch in (2, 0, 1):
         ours.set_epoch(epoch)
         assert list(ours) == epochs[epoch]
+
+
+def test_a_picture_is_decoded_once_for_all_batches_of_a_step(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL's loader asks for the whole step's rows once for each of its batches."""
+    rows = plugins.data_format("spatial_scenes").examples(GRPO["data"], kind="prompt", cache=cache)
+    decode, decoded = images.decode, []
+    monkeypatch.setattr(
+        images,
+        "decode",
+        lambda image, *, source: (decoded.append(source), decode(image, source=source))[1],
+    )
+    dataset = to_dataset(rows)
+    for _ in range(3):
+        batch = dataset[[0, 0, 1, 1]]
+        assert [example.source for example in batch["example"]] == [
+            rows[index].source for index in (0, 0, 1, 1)
+        ]
+        batch["images"][0].clear()  # what a trainer does to a row is gone with it
+    assert all(dataset[[0, 0]]["images"])
+    assert decoded == [rows[0].source, rows[1].source]
+    dataset[[2]]
+    dataset[[0]]
+    assert len(decoded) == 4

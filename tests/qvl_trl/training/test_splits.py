@@ -112,8 +112,15 @@ def check(found: Run, expected: Run, *, after: int = 0) -> None:
         assert (found.weights[name] - tensor).norm() < 5e-3 * tensor.norm(), name
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "parts"),
+    [
+        *((variant, parts) for variant in ("sft", "dpo", "grpo") for parts in (2, 4)),
+        ("dpo with SFT", 2),
+        ("grpo by completion", 4),
+        ("grpo over tokens", 2),
+    ],
+)
 def test_a_split_changes_nothing(variant: str, parts: int, whole: Callable[..., Run]) -> None:
     check(whole(variant, parts), whole(variant))
 

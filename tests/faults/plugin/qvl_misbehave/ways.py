@@ -95,8 +95,8 @@ def _loop(_: StageContext) -> None:
         pass
 
 
-def _leave_a_process(ctx: StageContext) -> None:
-    helper = subprocess.Popen([sys.executable, "-S", "-c", HELPER])
+def _leave_a_process(ctx: StageContext, *, escaping: bool = False) -> None:
+    helper = subprocess.Popen([sys.executable, "-S", "-c", HELPER], start_new_session=escaping)
     with (ctx.cache / "helpers").open("a") as file:
         file.write(f"{helper.pid}\n")
 
@@ -171,6 +171,12 @@ def _fill_scratch(ctx: StageContext) -> None:
         file.write(b"x" * 30 * 2**20)
 
 
+def _fill_scratch_whole(ctx: StageContext) -> None:
+    with (ctx.cache / "large").open("wb") as file:
+        while True:
+            file.write(b"x" * 2**20)
+
+
 def _die_of_a_full_disk(_: StageContext) -> None:
     print("zstd: error 70 : write error : No space left on device", flush=True)
     os._exit(1)
@@ -198,6 +204,7 @@ WAYS: Mapping[str, Callable[[StageContext], None]] = {
     "torn_error": _torn,
     "orphan": _die_and_leave_a_process,
     "orphan_done": _leave_a_process,
+    "escaped": lambda ctx: _leave_a_process(ctx, escaping=True),
     "exception": _raise(lambda: RuntimeError("asked to fail")),
     "no_text": _raise(NoText),
     "unpicklable": _raise(lambda: Unpicklable("with a lock inside")),
@@ -216,6 +223,7 @@ WAYS: Mapping[str, Callable[[StageContext], None]] = {
     "memory_error": _raise(MemoryError),
     "disk_full": _fill_the_disk,
     "disk_room": _fill_scratch,
+    "disk_whole": _fill_scratch_whole,
     "disk_text": _die_of_a_full_disk,
     "drive_lost": _raise(
         lambda: OSError(errno.ENOTCONN, "Transport endpoint is not connected", "/content/drive")

@@ -1,0 +1,1 @@
+"""A stage for tests that need a GPU."""
