@@ -9,8 +9,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 quickstart: $(VENV)/.train
 	$(BIN)/qvl-run jobs/cpu_quickstart.yaml
 
+# Two at a time; the tests of a file stay together, since they share what was trained.
 test: lint types
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,9 +1,11 @@
 import dataclasses
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from qvl_run.recovery import rules
+from qvl_run.recovery.failure import CLASSES
 from qvl_run.settings import (
     DataSettings,
     EvaluationSettings,
@@ -15,6 +17,8 @@ from qvl_run.settings import (
     to_json,
 )
 from qvl_run.spec.schema import job_schema
+from qvl_run.units import duration
+from qvl_run.watchdog.deadlines import DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -67,3 +71,15 @@ def test_the_schema_publishes_the_defaults_that_hold(
 def test_the_schema_publishes_loras_defaults() -> None:
     properties = job_schema()["$defs"]["model"]["properties"]["lora"]["properties"]
     assert {key: sub["default"] for key, sub in properties.items()} == to_json(LoraSettings())
+
+
+def test_the_schema_publishes_the_limits_of_recovery_that_hold() -> None:
+    properties = job_schema()["properties"]["recovery"]["properties"]
+    published = properties["deadlines"]["properties"]
+    assert {name: duration(sub["default"]) for name, sub in published.items()} == DEFAULTS
+    assert properties["max_restarts"]["default"] == rules.MAX_RESTARTS
+    assert properties["max_without_progress"]["default"] == rules.MAX_WITHOUT_PROGRESS
+    rule = job_schema()["$defs"]["rule"]["properties"]
+    assert duration(rule["max_backoff"]["default"]) == rules.MAX_BACKOFF
+    assert set(rule["on"]["items"]["enum"]) == {*CLASSES, "any"}
+    assert set(rule["adapt"]["items"]["enum"]) == set(get_args(rules.Rung))

@@ -123,21 +123,19 @@ class Run:
         try:
             outcome = self._stages(session, done)
         finally:
-            # Before the mirror's end, so that storage has the whole story; what is left is told in the next segment.
+            with contextlib.suppress(OSError):
+                session.events.close()
+            left = self._close_mirror(session)
             session.note(
                 "run_ended",
                 ending=outcome.ending,
                 stage=outcome.stage.spec.name if outcome.stage else None,
                 why=outcome.why,
+                not_stored=[one.name for one in left],
             )
             with contextlib.suppress(OSError):
                 session.events.close()
-            left = self._close_mirror(session)
-            if left:
-                session.note("not_stored", folders=[one.name for one in left])
-                with contextlib.suppress(OSError):
-                    session.events.close()
-                session.mirror.take_segments()
+            session.mirror.take_segments()
         finished = [plan for plan in done.values() if plan.state == "done" and plan.manifest]
         return replace(
             outcome,

@@ -59,7 +59,9 @@ def _restart(record: Record) -> str:
 def _run_ended(record: Record) -> str:
     why = f": {record['why']}" if record.get("why") else ""
     stage = f" in {record['stage']}" if record.get("stage") else ""
-    return f"the run ended{stage} ({record['ending']}){why}"
+    left = record.get("not_stored")
+    more = f"; on this machine alone: {', '.join(left)}" if left else ""
+    return f"the run ended{stage} ({record['ending']}){why}{more}"
 
 
 def _mirrored(record: Record) -> str:
@@ -72,7 +74,6 @@ def _mirrored(record: Record) -> str:
 _TEXTS: dict[str, Callable[[Record], str]] = {
     "run_started": lambda r: f"the run started on {r['machine']}",
     "run_ended": _run_ended,
-    "not_stored": lambda r: f"on this machine alone: {', '.join(r['folders'])}",
     "stage_planned": lambda r: (
         f"{r['stage']}: {r['state']}" + (f" at step {r['step']}" if r["state"] == "resume" else "")
     ),

@@ -25,7 +25,7 @@ from qvl_run.verbs.job import Options, chosen
 
 NEWEST = 20
 """Segments of the story that are read from storage: the newest tell what matters here."""
-_TOLD = ("adapted", "restart", "finding", "killed", "gave_up", "not_stored")
+_TOLD = ("adapted", "restart", "finding", "killed", "gave_up")
 
 
 def main(job: str, *, as_json: bool, **options: Any) -> int:

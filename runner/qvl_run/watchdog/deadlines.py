@@ -16,12 +16,12 @@ LONGEST = 7200.0
 """Seconds that learning allows at most: what was learned from a long silence must not double itself for ever."""
 
 DEFAULTS: Mapping[str, float] = {
-    # Imports from a cold disk take 1 to 2 minutes; a format that tells of no download reads its data set here.
-    "setup": 1800.0,
+    # Imports from a cold disk take 1 to 2 minutes; a third party's format reads its data set here, untold.
+    "setup": 900.0,
     # Told at every byte that arrives, so silence is a stalled connection (huggingface_hub #4085).
     "download": 180.0,
-    # 8 GB of weights at the 20 MB/s of a Drive mount are 400 s; where a download is not told, it is in here too.
-    "load": 1800.0,
+    # 8 GB of weights at the 20 MB/s of a Drive mount are 400 s.
+    "load": 1200.0,
     # Kernels are compiled and tuned, batches before the resumed step are skipped, and it is a whole step besides.
     "first_step": 1200.0,
     # One optimizer step with accumulation is 2 minutes on a T4 at worst.
