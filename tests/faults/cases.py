@@ -188,6 +188,8 @@ def _of(way: str, **more: Any) -> Case:
 
 _SOON = {"speed": 40.0, "recovery": "default"}
 """With the deadlines as they are built in, so that silence ends nothing before its time to end is over."""
+_IN_TIME = {"speed": 1.0}
+"""At the true speed what would end it later comes after the longest that a run may take here."""
 
 CASES: Mapping[str, Case] = {
     "sigkill": _of("wait", act=_send(signal.SIGKILL)),
@@ -255,9 +257,8 @@ CASES: Mapping[str, Case] = {
         "exception", fields={"recovery": "none"}, check=_says("recovery: none"), traceback=True
     ),
     "interrupt": _of("wait", act=_interrupt, mend=_let_go),
-    "interrupt_stopped": _of("wait", act=_interrupt_while_stopped, mend=_let_go),
-    # At the true speed its grace would be longer than a run may take here.
-    "interrupt_twice": _of("deaf", fields={"speed": 1.0}, act=_interrupt_twice),
+    "interrupt_stopped": _of("wait", fields=_IN_TIME, act=_interrupt_while_stopped, mend=_let_go),
+    "interrupt_twice": _of("deaf", fields=_IN_TIME, act=_interrupt_twice),
     "interrupt_ignored": _of(
         "deaf",
         fields={"speed": 100.0},

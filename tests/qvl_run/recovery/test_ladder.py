@@ -145,6 +145,22 @@ def test_only_what_is_named_is_changed_in_the_order_in_which_it_is_named(
         before = after
 
 
+@pytest.mark.parametrize(
+    ("length", "most", "lengths"),
+    [
+        (4096, 1000, [2048, 1256]),
+        (4096, 100, [2048, 1024, 512]),
+        (1100, 1000, []),
+        (600, 16, [512]),
+    ],
+)
+def test_a_shorter_sequence_leaves_room_for_an_image(
+    length: int, most: int, lengths: list[int]
+) -> None:
+    spec = stage(model=MODEL | {"image_tokens": [4, most]}, max_seq_length=length)
+    assert [s.training.max_seq_length for _, s in climb(spec, ("max_seq_length",))] == lengths
+
+
 def test_the_scale_of_lora_stays() -> None:
     spec = stage(model={"name": "qvl-tiny", "lora": {"r": 32, "alpha": 64, "dropout": 0.1}})
     ranks = [s.model["lora"] for _, s in climb(spec, ("lora_rank",))]

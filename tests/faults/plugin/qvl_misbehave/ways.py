@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from qvl_run.contract import DataError, StageContext, StageError
 
-LONGEST = 30.0
+LONGEST = 120.0
 """Seconds until a way gives up that waits for something from outside."""
 HELPER = "import time; time.sleep(600)"
 """What a process does that is left behind."""
