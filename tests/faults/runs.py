@@ -167,9 +167,14 @@ class Site:
         return [event for event in found if event["event"] in kinds]
 
     @property
+    def stored(self) -> Path:
+        """The stage's folder on the drive."""
+        return self.folder / "drive" / "checkpoints" / "work"
+
+    @property
     def sum(self) -> int | None:
         """The stage's result."""
-        path = self.folder / "drive" / "checkpoints" / "work" / "final" / "sum.json"
+        path = self.stored / "final" / "sum.json"
         return int(json.loads(path.read_text())["sum"]) if path.exists() else None
 
     @property

@@ -22,6 +22,7 @@ from qvl_run.contract import (
     StageStopped,
 )
 from qvl_run.settings import DataSettings
+from qvl_trl.downloads.watch import watched
 from qvl_trl.evaluation.answers import accuracy, need_answers
 from qvl_trl.policy.artifact import save_artifact, usage
 from qvl_trl.policy.load import Policy, load_policy
@@ -58,7 +59,8 @@ class Method(Protocol):
 def run_stage(ctx: StageContext, method: Method) -> StageResult:
     """Run the stage that `ctx` describes. Raises StageStopped and StageError."""
     settings = ctx.settings
-    examples = read_examples(settings.data, kind=method.kind, cache=ctx.cache)
+    with watched(ctx):
+        examples = read_examples(settings.data, kind=method.kind, cache=ctx.cache)
     ctx.progress("load")
     saved = read_checkpoint(ctx.resume_from) if ctx.resume_from else None
     # `Trainer.train` cannot be asked to go on from a checkpoint of the last step: with `max_steps`
@@ -67,8 +69,9 @@ def run_stage(ctx: StageContext, method: Method) -> StageResult:
     # Otherwise the trainer loads the checkpoint's weights: a full model's reference is loaded from
     # where the policy came from, and must be the stage's input.
     start = ctx.resume_from if finished else ctx.input
-    policy = load_policy(settings.model, start=start, seed=settings.training.seed)
-    held_out = read_held_out(ctx, method.kind)
+    with watched(ctx):
+        policy = load_policy(settings.model, start=start, seed=settings.training.seed)
+        held_out = read_held_out(ctx, method.kind)
     method.check(ctx, policy, examples)
     method.check(ctx, policy, held_out.rows)
     before: Mapping[str, float] = ctx.recorded(BASELINE) or {}

@@ -199,13 +199,12 @@ ROWS: tuple[Row, ...] = (
         action="stopped",
         code=exit_codes.FAILED,
     ),
-    Row(
-        fault="disk_whole",
-        group="Disk, drive and network",
-        text="this machine's disk is full to the last byte: not even what has happened can be written down",
-        action="again",
-        code=exit_codes.STOPPED,
-        lost=UNSAVED,
+    _stopped(
+        "disk_whole",
+        "Disk, drive and network",
+        "this machine's disk is full to the last byte: what was saved is still taken to the drive",
+        "disk",
+        guessed=True,
     ),
     _stopped(
         "disk_text",
