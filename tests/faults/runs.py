@@ -131,9 +131,8 @@ class Site:
             code = self.process.exitcode
             if code is None:
                 self.process.kill()
-        for root in _CGROUPS:
-            with suppress(OSError):
-                _cgroup(root, self.process.pid).rmdir()
+        groups = [_cgroup(root, self.process.pid) for root in _CGROUPS]
+        wait_for(lambda: all(map(_removed, groups)), "a control group stays", seconds=5)
         out, err = ((self.folder / name).read_text(errors="replace") for name in ("out", "err"))
         assert code is not None, f"it did not end\n{out}\n{err}\n{self.log}"
         return Ran(code, out, err)
@@ -230,6 +229,13 @@ def _main(words: Sequence[str], folder: Path, speed: float, memory: int | None) 
 
 def _cgroup(root: str, pid: int | None) -> Path:
     return Path(root) / f"qvl-run-test-{pid}"
+
+
+def _removed(group: Path) -> bool:
+    """Whether it is gone now. The kernel keeps one for a moment after its last process has."""
+    with suppress(OSError):
+        group.rmdir()
+    return not group.exists()
 
 
 def _held_to(memory: int) -> Mapping[str, Any]:

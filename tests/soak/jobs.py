@@ -35,9 +35,9 @@ name: count
 model: {{name: none}}
 training: {{save_steps: 5}}
 stages:
-  first: {{uses: count, with: {{to: 300}}}}
-  second: {{uses: count, with: {{to: 200}}}}
-  third: {{uses: count, with: {{to: 100}}}}
+  first: {{uses: count, with: {{to: 2000}}}}
+  second: {{uses: count, with: {{to: 1400}}}}
+  third: {{uses: count, with: {{to: 600}}}}
 """
 
 
@@ -81,7 +81,7 @@ JOBS = {
             text=COUNT + STORAGE,
             stages=("first", "second", "third"),
             result="sum.json",
-            beats=60,
+            beats=100,
             starts=14,
             longest=200,
         ),

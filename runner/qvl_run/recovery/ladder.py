@@ -35,6 +35,8 @@ _NEUTRAL_KEYS = {
     "training.dataloader_num_workers",
     "evaluation.batch_size",
 }
+_BEFORE_BATCHES = frozenset({"setup", "download", "load"})
+"""Sections in which no batch is in memory: a smaller one would free nothing."""
 _WORKERS = "training.dataloader_num_workers"
 _LORA = "model.lora."
 
@@ -53,6 +55,8 @@ def next_step(
 ) -> Step | None:
     """The next rung for `spec`, as it was run last and failed in `section`; None where nothing is left that is
     `allowed`."""
+    if not holds_batches(section):
+        return None
     for rung in allowed:
         if rung == "eval_batch" and section != "eval":
             continue
@@ -78,6 +82,11 @@ def apply(spec: StageSpec, changes: Changes) -> StageSpec:
             model[name] = value
     trained = replace(spec.training, **training)
     return replace(spec, model=model, training=trained, evaluation=evaluation)
+
+
+def holds_batches(section: str | None) -> bool:
+    """Whether batches are in memory in `section`, so that smaller ones help."""
+    return section not in _BEFORE_BATCHES
 
 
 def changes_result(changes: Changes) -> bool:

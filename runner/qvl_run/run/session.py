@@ -33,8 +33,8 @@ PAUSE = 1.0
 @dataclass(kw_only=True)
 class Session:
     """`ends` is when the machine goes, in seconds since the epoch, None where that is not known. `seen` are the longest
-    silences of each stage's sections so far, `failures` the classes of those that its last attempts on this machine
-    ended by."""
+    silences of each stage's sections so far, `failures` those that its last attempts on this machine ended by:
+    key of the settings, and class."""
 
     job: Job
     machine: Machine
@@ -49,7 +49,7 @@ class Session:
     past: Past
     ends: float | None
     seen: dict[str, Seen] = field(default_factory=dict)
-    failures: dict[str, list[str]] = field(default_factory=dict)
+    failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     stop_after_save: bool = False
 
     def plan(self, spec: StageSpec, *, upstream: StagePlan | None, choices: Choices) -> StagePlan:
@@ -118,11 +118,9 @@ class Session:
                 self.learn(stage, deadlines.read(record.get("seen")))
                 if record.get("code") in (0, STOPPED):
                     self.failures.pop(stage, None)
-            elif record.get("event") == "stage_planned":
-                if record.get("state") in ("run", "rerun"):
-                    self.failures.pop(stage, None)
             elif record.get("event") == "attempt_failed":
-                self.failures.setdefault(stage, []).append(str(record.get("failure")))
+                failure = (str(record.get("key")), str(record.get("failure")))
+                self.failures.setdefault(stage, []).append(failure)
 
     def learn(self, stage: str, seen: Seen) -> None:
         """Remember how long the sections of `stage` have been silent."""

@@ -33,7 +33,7 @@ class StageRun:
     upstream: StagePlan | None
     _begun: bool = False
     _named: StagePlan | None = None
-    _failures: list[str] = field(init=False)
+    _failures: list[tuple[str, str]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._failures = self.session.failures.get(self.spec.name, [])
@@ -109,11 +109,12 @@ class StageRun:
             return Outcome(ending="stopped", stage=plan, log=folder.log, why=why)
         failure = classify(ended.remains)
         failure = replace(failure, step=max(failure.step, plan.step), section=ended.remains.section)
-        self._failures.append(failure.failure)
+        self._failures.append((plan.key or "", failure.failure))
         session.note(
             "attempt_failed",
             stage=plan.spec.name,
             attempt=folder.path.name,
+            key=plan.key,
             failure=failure.failure,
             guessed=failure.guessed,
             step=failure.step,
@@ -136,7 +137,10 @@ class StageRun:
             account=budget.spent(session.past.ledger, stage=name, key=plan.key),
             saved=after.step,
             adapts=step is not None,
-            exhausted=failure.failure == "oom" and bool(rule.adapt) and step is None,
+            exhausted=failure.failure == "oom"
+            and bool(rule.adapt)
+            and step is None
+            and ladder.holds_batches(failure.section),
             jitter=session.machinery.chance(),
         )
         change = step.text if step and decision.retry else ""
@@ -218,7 +222,7 @@ class StageRun:
                 attempt=folder.path.name,
                 owner=session.lease.me,
                 wait=session.unless_stopped,
-                earlier=self._earlier(),
+                earlier=self._earlier(plan),
             )
         )
         folder.write_orders(orders)
@@ -276,11 +280,11 @@ class StageRun:
         with contextlib.suppress(OSError):
             tidy_fetched(self.session.where.scratch / "fetched", wanted=wanted)
 
-    def _earlier(self) -> Mapping[str, int]:
-        """How many failures of one class the last attempts ended by, in a row."""
-        count = 0
+    def _earlier(self, plan: StagePlan) -> Mapping[str, int]:
+        """How many failures of one class the last attempts with these settings ended by, in a row."""
+        count, last = 0, self._failures[-1] if self._failures else None
         for failure in reversed(self._failures):
-            if failure != self._failures[-1]:
+            if failure != last or failure[0] != plan.key:
                 break
             count += 1
-        return {self._failures[-1]: count} if count else {}
+        return {last[1]: count} if last and count else {}

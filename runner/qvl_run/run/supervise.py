@@ -157,10 +157,11 @@ class Supervisor:
         self.process.ask_to_stop()
 
     def _pass_on(self, wish: Wish) -> None:
-        if wish.save:
-            self.folder.save_file.touch()
-        if wish.after_save:
-            self.folder.stop_file.touch()
+        with suppress(OSError):  # a full disk: what runs goes on
+            if wish.save:
+                self.folder.save_file.touch()
+            if wish.after_save:
+                self.folder.stop_file.touch()
         if wish.stop:
             self._ask(wish.why)
         if wish.stop > 1:

@@ -239,6 +239,14 @@ CODES: Mapping[str, Code] = {
         wrong="storage: {bucket: s3://KEY:SECRET@my-bucket/run}",
         right="storage: {bucket: s3://my-bucket/run}",
     ),
+    "QVL226": Code(
+        title="a rule of recovery that does nothing",
+        text="The first rule that names a class of failure holds, so a later one for the same class is never asked. "
+        "What a rule says of restarts is read only where it tries again, and making the training smaller helps only "
+        "after `oom` and `ram`.",
+        wrong="recovery: {rules: [{on: any, do: stop}, {on: oom, limit: 3}]}",
+        right="recovery: {rules: [{on: oom, limit: 3}, {on: any, do: stop}]}",
+    ),
     "QVL301": Code(
         title="a row that cannot be used",
         text="The line is no JSON, lacks a key or its image, or the image cannot be read. Rows are checked before "

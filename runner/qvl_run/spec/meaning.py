@@ -16,6 +16,7 @@ from qvl_run.spec.diagnostic import Diagnostic, Severity, Span
 from qvl_run.spec.document import Key
 from qvl_run.spec.job import Job, StageSpec
 from qvl_run.spec.paths import exists, is_file
+from qvl_run.spec.recovery_check import recovery_findings
 from qvl_run.spec.resolve import model_settings, provisional_settings
 from qvl_run.units import show_size
 
@@ -27,7 +28,7 @@ LONG = 50
 
 def meaning_findings(job: Job) -> Iterator[Diagnostic]:
     """What every check finds."""
-    for check in (_tier, _session, _storage, _stage_folders):
+    for check in (_tier, _session, _storage, _stage_folders, recovery_findings):
         yield from check(job)
     for stage in job.stages:
         for stage_check in _STAGE_CHECKS:
@@ -151,9 +152,7 @@ def _session(job: Job) -> Iterator[Diagnostic]:
     """A run saves and stops some minutes before the session's end: a short session would be over at its start."""
     session = job.hardware.max_session
     if session is not None and session < SHORTEST_SESSION:
-        message = (
-            "a session this short has no time to train: the run stops 10 minutes before its end"
-        )
+        message = "a session this short has no time to train: the run saves and stops minutes before its end"
         span = job.document.span(("hardware", "max_session"))
         yield _finding(job, "QVL217", message, span, "at least 20min, or leave it out")
 

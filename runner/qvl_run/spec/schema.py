@@ -133,7 +133,8 @@ def _bound(keyword: str, wanted: Any, error: Any, value: str) -> str:
     if keyword == "pattern":
         return f"is not in the right form: {value}"
     if keyword in ("minItems", "maxItems"):
-        return f"must have {'at least' if keyword == 'minItems' else 'at most'} {wanted} entries"
+        least = "at least" if keyword == "minItems" else "at most"
+        return f"must have {least} {wanted} {'entry' if wanted == 1 else 'entries'}"
     if keyword == "minLength":
         return "must not be empty"
     if keyword == "minProperties":
