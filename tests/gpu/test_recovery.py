@@ -13,8 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.gpu.big import build
-
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 
 PLUGIN = Path(__file__).parent / "plugin"
@@ -40,11 +38,6 @@ recovery: {{deadlines: {{step: 5s}}}}
 BIG: dict[str, Any] = {"micro": 64, "accumulation": 1, "steps": 4, "rows": 256, "precision": "bf16"}
 SMALL: dict[str, Any] = {"micro": 8, "accumulation": 1, "steps": 8, "rows": 64, "precision": "fp32"}
 GIB = 2**30
-
-
-@pytest.fixture(scope="module")
-def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("model") / "2b")
 
 
 class Ran:

@@ -13,9 +13,10 @@ import psutil
 from tests.soak.plan import Fault, Kind, Moment
 from tests.soak.site import Progress, Site
 
+MANIFEST = "manifest.json"
 FROZEN = 1.0
 """Seconds that a child is stopped for."""
-REFUSING = 2.0
+REFUSING = 1.0
 """Most seconds that storage refuses: a run that begins to read it meanwhile must not wait for ever."""
 TRAINING = ("first_step", "step", "rollout", "save", "eval")
 """Sections in which a stage reads nothing from storage. What is on this machine's own disk is read where it lies, and
@@ -144,11 +145,16 @@ def _tear(site: Site, fault: Fault) -> bool:
 
 
 def _cut(folder: Path, how: str) -> None:
+    """As `plan.DETAILS` says; a `hole` leaves the size as it was."""
     if how == "no manifest":
-        (folder / "manifest.json").unlink()
+        (folder / MANIFEST).unlink()
         return
-    largest = max((path for path in folder.iterdir() if path.is_file()), key=_size)
-    os.truncate(largest, 0 if how == "emptied" else _size(largest) // 2)
+    files = [path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST]
+    largest = max(files, key=_size)
+    size = _size(largest)
+    os.truncate(largest, 0 if how == "emptied" else size // 2)
+    if how == "hole":
+        os.truncate(largest, size)
 
 
 def _size(path: Path) -> int:

@@ -45,7 +45,7 @@ ENDING: tuple[Kind, ...] = (
 KINDS: tuple[Kind, ...] = (*PASSING, *ENDING, "crash point")
 DETAILS: dict[Kind, tuple[str, ...]] = {
     "storage refuses": ("checkpoints", "runs", "."),
-    "upload cut short": ("truncated", "emptied", "no manifest"),
+    "upload cut short": ("truncated", "emptied", "hole", "no manifest"),
     "runner asked to end": ("SIGTERM", "SIGINT", "SIGHUP", "SIGTERM twice"),
     "qvl-run stop": ("", "--after-save"),
 }

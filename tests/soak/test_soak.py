@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tests.soak.round import Different, Places, soak, undisturbed
 
 TINY, COUNT = dataclasses.replace(JOBS["tiny"], starts=4), JOBS["count"]
 TINY_SEEDS, COUNT_SEEDS = (11,), (2, 4, 6)
-LEAST = 45
+LEAST = 35
 """Faults that must really have been done. About twice as many are: on a fast machine a run is sooner at its end."""
 
 
@@ -49,7 +50,7 @@ def test_runs_under_faults_end_as_undisturbed_ones_do(places: Places) -> None:
 
 
 def test_a_run_that_comes_to_something_else_is_noticed_and_kept(places: Places) -> None:
-    job = dataclasses.replace(COUNT, starts=0)
+    job = dataclasses.replace(COUNT, text=re.sub(r"to: \d+", "to: 3", COUNT.text), starts=0)
     right = undisturbed(job, places)
     wrong = {**right, "third": {"another"}}
     with pytest.raises(

@@ -17,6 +17,8 @@ from qvl_run.recovery.failure import FailureClass
 
 MOST = 20_000
 """Characters of a message or a traceback, from its end."""
+_ADVICE = " If reserved but unallocated memory is large"
+"""From here on torch's message of an out-of-memory is advice on its allocator."""
 
 _BY_ERRNO: dict[int, FailureClass] = {
     errno.ENOSPC: "disk",
@@ -117,7 +119,8 @@ def _text(error: BaseException) -> str:
         if isinstance(error, SystemExit):
             return f"sys.exit({error.code!r}) was called"[-MOST:]
         notes = [str(note) for note in getattr(error, "__notes__", ())]
-        return "\n".join([str(error) or type(error).__name__, *notes])[-MOST:]
+        text = str(error).partition(_ADVICE)[0].strip()
+        return "\n".join([text or type(error).__name__, *notes])[-MOST:]
     return type(error).__name__
 
 

@@ -108,7 +108,8 @@ class Show:
         """An attempt died. `change` is what will be different in the next."""
         guessed = ", a guess" if failure.guessed else ""
         self.line(f"{plan.spec.name}: failed ({failure.failure}{guessed}): {failure.message}")
-        if not failure.expected and failure.traceback:
+        # Where memory ran out says nothing: it is anybody's request that fails.
+        if not failure.expected and failure.traceback and failure.failure not in ("oom", "ram"):
             self.line(
                 "\n".join(f"  | {text}" for text in failure.traceback.strip().splitlines()[-6:])
             )
