@@ -102,7 +102,10 @@ def growing(
     def look() -> None:
         most = before
         while not pause(over):
-            if (now := _size(folders)) > most:
+            now = _size(folders)
+            if over.is_set():
+                return  # looking took long: what comes next has been told already
+            if now > most:
                 try:
                     watch.begin(have=now - before, total=0)
                 except StageStopped:

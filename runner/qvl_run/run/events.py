@@ -25,6 +25,10 @@ LONGEST = 300.0
 """Seconds after which a segment is closed, so that storage is never far behind."""
 
 Record = dict[str, Any]
+_FIELDS: dict[str, dict[str, type]] = {
+    RESTART: {"stage": str, "key": str, "account": dict},
+    ADAPTED: {"stage": str, "settings": str, "gpu": str, "rungs": int, "changes": dict},
+}
 
 
 class Events:
@@ -60,6 +64,7 @@ class Events:
             told = details if event in (RESTART, ADAPTED) else self._masked(details)
             line = json.dumps({**record, **told}) + "\n"
             before, self._torn = "\n" * self._torn, True
+            self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have tidied up
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(before + line)
             self._torn = False
@@ -162,5 +167,22 @@ def _lines(content: bytes) -> Iterator[Record]:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict):
+        if isinstance(record, dict) and _whole(record):
             yield record
+
+
+def _whole(record: Record) -> bool:
+    """Whether a line is a record at all, and has what recovery counts on: a drive may give back anything."""
+    fields = {"id": str, "time": str, "event": str, **_FIELDS.get(str(record.get("event")), {})}
+    if not all(isinstance(record.get(name), kind) for name, kind in fields.items()):
+        return False
+    if record["event"] != RESTART:
+        return True
+    account = record["account"]
+    counts = (account.get(name) for name in ("total", "streak", "failed_at"))
+    by_rule = account.get("by_rule")
+    return (
+        set(account) == {"total", "streak", "failed_at", "by_rule"}
+        and isinstance(by_rule, dict)
+        and all(isinstance(count, int) for count in (*counts, *by_rule.values()))
+    )

@@ -62,6 +62,12 @@ class Owner:
     ended: bool = False
 
 
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "token": str, "host": str, "boot": str, "pid": int, "started": (int, float), "beat": int,
+    "time": (int, float), "ended": bool,
+}  # fmt: skip
+
+
 def myself() -> Owner:
     """This process."""
     return Owner(
@@ -105,7 +111,7 @@ class Lease:
         until it counts as gone; `take_over` does not wait. Raises OSError where the store cannot be reached."""
         other = self._read()
         mine = other is not None and other.token == self.me.token
-        if other is not None and not mine and not other.ended and not _gone(other):
+        if other is not None and not mine and not other.ended and not gone(other):
             if take_over:
                 self.rival = self.me.token
             else:
@@ -176,7 +182,7 @@ class Lease:
 
     def _outlast(self, other: Owner) -> None:
         """Wait until `other` counts as gone. Raises Owned as soon as it gives a sign of life."""
-        if _here(other):
+        if here(other):
             raise Owned(_text(other, "is at work on this job"))
         age = max(0.0, self.clock() - other.time)
         if age > EXPIRES:
@@ -207,12 +213,8 @@ class Lease:
 
     def _read(self) -> Owner | None:
         try:
-            text = b"".join(self.store.read(f"{self.run}/{NAME}"))
-        except FileNotFoundError:
-            return None
-        try:
-            return Owner(**json.loads(text))
-        except (ValueError, TypeError):
+            return read_owner(self.store, self.run)
+        except ValueError:
             # Cut short on its way. If this machine was not the last to write it, nothing is shared with who was.
             if not self.memory.exists():
                 self.rival = self.me.token
@@ -230,14 +232,29 @@ def _request(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _here(other: Owner) -> bool:
+def read_owner(store: Store, run: str) -> Owner | None:
+    """Who is, or was last, at work on `run`; None where nobody ever was. Raises OSError; ValueError where what is there
+    is not whole."""
+    try:
+        text = b"".join(store.read(f"{run}/{NAME}"))
+    except FileNotFoundError:
+        return None
+    data = json.loads(text)
+    if not isinstance(data, dict) or set(data) != set(_KINDS):
+        raise ValueError(f"{NAME} is not what a runner writes")
+    if not all(isinstance(data[name], kind) for name, kind in _KINDS.items()):
+        raise ValueError(f"{NAME} is not what a runner writes")
+    return Owner(**data)
+
+
+def here(other: Owner) -> bool:
     """Whether `other` is, or was, a process of this machine since it was last started."""
     return (other.host, other.boot) == (platform.node(), boot())
 
 
-def _gone(other: Owner) -> bool:
+def gone(other: Owner) -> bool:
     """Whether `other` is surely over: a process of this machine that is no more."""
-    if not _here(other):
+    if not here(other):
         return False
     try:
         return abs(psutil.Process(other.pid).create_time() - other.started) > 1

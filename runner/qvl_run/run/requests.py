@@ -20,14 +20,22 @@ def ask(scratch: Path, *names: str) -> None:
 
 
 def forget(scratch: Path) -> None:
-    """Drop requests that were meant for an earlier run. Raises OSError."""
-    for name in NAMES:
-        (scratch / name).unlink(missing_ok=True)
+    """Drop requests that were meant for an earlier run."""
+    take(scratch)
 
 
 def take(scratch: Path) -> frozenset[str]:
-    """The requests that lie in `scratch`; they are taken away. Raises OSError."""
-    found = frozenset(name for name in NAMES if (scratch / name).exists())
-    for name in found:
-        (scratch / name).unlink(missing_ok=True)
-    return found
+    """The requests that lie in `scratch`; they are taken away. What cannot be taken away is none."""
+    found = set()
+    for name in NAMES:
+        try:
+            (scratch / name).unlink()
+        except OSError:
+            continue
+        found.add(name)
+    return frozenset(found)
+
+
+def waits(scratch: Path) -> bool:
+    """Whether a stop is asked for in `scratch`. It stays there."""
+    return (scratch / STOP).is_file()

@@ -54,7 +54,7 @@ class Run:
         seconds = self.job.storage.patience
         self.patience = Patience(
             seconds=seconds,
-            stop=lambda: self.machinery.stop() > 0,
+            stop=lambda: self.machinery.stop() > 0 or requests.waits(self.where.scratch),
             sleep=self.machinery.sleep,
             tell=lambda: self.machinery.show.warn(
                 f"{self.where.place} does not answer; trying for up to {show_duration(seconds)}"
@@ -64,6 +64,7 @@ class Run:
     def run(self) -> Outcome:
         """Run every stage that is not done. Raises OSError where storage cannot be read or prepared, Owned where
         another runner is at work, Interrupted where the user ended the wait for one."""
+        requests.forget(self.where.scratch)
         self.where.prepare()
         store = self.where.store()
         lease = Lease(
@@ -75,7 +76,6 @@ class Run:
             tell=self.machinery.show.line,
         )
         self.patience.ask(lambda: lease.acquire(take_over=self.take_over))
-        requests.forget(self.where.scratch)
         try:
             lease.keep()
             past = self.patience.ask(lambda: look(self.job, self.where, store))

@@ -51,6 +51,7 @@ class Session:
     seen: dict[str, Seen] = field(default_factory=dict)
     failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     stop_after_save: bool = False
+    stop_now: bool = False
 
     def plan(self, spec: StageSpec, *, upstream: StagePlan | None, choices: Choices) -> StagePlan:
         """What is to be done with `spec` now. Raises OSError."""
@@ -140,11 +141,14 @@ class Session:
         for name in sorted(asked):
             self.note("asked", request=name)
             self.machinery.show.line(f"asked to {name.replace('-', ' ')}")
-        self.stop_after_save = self.stop_after_save or requests.STOP in asked
+        if asked >= {requests.SAVE, requests.STOP}:
+            self.stop_now = True  # both at once: as Ctrl-C
+        elif requests.STOP in asked:
+            self.stop_after_save = True
         count, over = self.machinery.stop(), self.over()
         return Wish(
-            stop=max(count, 1 if over else 0),
-            why=over or "asked to end",
+            stop=max(count, 1 if over or self.stop_now else 0),
+            why=over or "asked to stop",
             save=requests.SAVE in asked,
             after_save=self.stop_after_save,
         )

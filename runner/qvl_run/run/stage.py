@@ -77,7 +77,7 @@ class StageRun:
         session = self.session
         if session.lease.lost:
             return Outcome(ending="owned", stage=plan)
-        if session.stop_after_save:
+        if session.stop_after_save or session.stop_now:
             return Outcome(ending="stopped", stage=plan, why="asked to stop")
         if session.machinery.stop() or session.over():
             return Outcome(ending="stopped", stage=plan, why=session.over())
@@ -130,11 +130,12 @@ class StageRun:
         assert plan.key is not None
         policy = session.job.recovery
         rule = policy.rule(failure.failure)
+        account = budget.spent(session.past.ledger, stage=name, key=plan.key)
         step = ladder.next_step(plan.spec, rule.adapt, section=failure.section)
         decision = budget.decide(
             failure,
             policy=policy,
-            account=budget.spent(session.past.ledger, stage=name, key=plan.key),
+            account=account,
             saved=after.step,
             adapts=step is not None,
             exhausted=failure.failure == "oom"
@@ -150,26 +151,36 @@ class StageRun:
             # Nothing is wrong with the job then: another start may find what this one did not. At the ceiling that
             # must end, or whoever starts it again on exit code 75 would do so for ever.
             passing = failure.failure in ("preempted", "drive_lost") and not decision.ceiling
+            if passing:
+                # The next start is one more try: it counts, so that the ceiling ends those too.
+                account = replace(account, total=account.total + 1)
+                self._spend(plan.key, failure, decision, account)
             return Outcome(
                 ending="stopped" if passing else "failed",
                 stage=plan,
                 failure=failure,
+                why=f"{failure.failure}: {decision.reason}" if passing else "",
                 log=folder.log,
             )
         if step is not None:
             after = self._adapted(plan, step, failure)
-        session.record(
-            budget.RESTART,
-            stage=name,
-            # With other settings the account goes on: a rung that changes the result gives nothing back.
-            key=after.key or plan.key,
-            failure=failure.failure,
-            rule=decision.rule.name,
-            account=budget.to_json(decision.account),
-            wait=round(decision.wait, 1),
-        )
+        # With other settings the account goes on: a rung that changes the result gives nothing back.
+        self._spend(after.key or plan.key, failure, decision, decision.account)
         session.pause(decision.wait)
         return after
+
+    def _spend(
+        self, key: str, failure: Failure, decision: budget.Decision, account: budget.Account
+    ) -> None:
+        self.session.record(
+            budget.RESTART,
+            stage=self.spec.name,
+            key=key,
+            failure=failure.failure,
+            rule=decision.rule.name,
+            account=budget.to_json(account),
+            wait=round(decision.wait, 1),
+        )
 
     def _adapted(self, plan: StagePlan, step: ladder.Step, failure: Failure) -> StagePlan:
         """The plan of the next attempt with the change of `step`, which is remembered."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from qvl_run.checkpoints.store import Store
 from qvl_run.plan.make import Places
 from qvl_run.run.attempt import AttemptFolder
 from qvl_run.run.events import Record
-from qvl_run.run.lease import EXPIRES, NAME, Owner
+from qvl_run.run.lease import EXPIRES, Owner, gone, here, read_owner
 
 At = Literal["here", "elsewhere", "nowhere"]
 
@@ -32,11 +32,15 @@ class Working:
 
 def working(where: Places, store: Store | None, *, now: float) -> Working:
     """Whether a runner is at work on the run, on this machine or another. Raises OSError."""
-    owner = None if store is None else _owner(store, where.run)
+    owner = None
+    if store is not None:
+        with suppress(ValueError):
+            owner = read_owner(store, where.run)
     silent = 0.0 if owner is None else max(0.0, now - owner.time)
     if locked(where.scratch):
-        return Working(at="here", owner=owner, silent=silent)
-    if owner is None or owner.ended or silent > EXPIRES:
+        mine = owner if owner and here(owner) and not owner.ended else None
+        return Working(at="here", owner=mine, silent=silent)
+    if owner is None or owner.ended or gone(owner) or silent > EXPIRES:
         return Working(at="nowhere", owner=owner, silent=silent)
     return Working(at="elsewhere", owner=owner, silent=silent)
 
@@ -69,10 +73,3 @@ def left_seconds(progress: Mapping[str, Any]) -> float | None:
     if steps < 1 or step is None or not total:
         return None
     return float(seconds) / int(steps) * (int(total) - int(step))
-
-
-def _owner(store: Store, run: str) -> Owner | None:
-    try:
-        return Owner(**json.loads(b"".join(store.read(f"{run}/{NAME}"))))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None

@@ -101,6 +101,8 @@ def _count_interrupts() -> list[int]:
     seen: list[int] = []
 
     def note(number: int, _: object) -> None:
+        if number == signal.SIGHUP and number in seen:
+            return  # a terminal that is closed says so more than once
         seen.append(number)
         if len(seen) > 2:
             raise KeyboardInterrupt

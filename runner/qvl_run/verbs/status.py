@@ -39,12 +39,14 @@ def main(job: str, *, as_json: bool, **options: Any) -> int:
     here = events.here(where.scratch / "events")
     there = events.stored(store, where.run, newest=NEWEST) if store else []
     story = events.merged(there, here)
+    ledger = events.stored(store, where.run, ledger=True) if store else []
+    ledger = events.merged(ledger, events.here(where.scratch / "events", ledger=True))
     at = state.working(where, store, now=time.time())
     plan = None if at.at == "here" else make_plan(loaded, hardware.probe(), choices=choices)
     if as_json:
         click.echo(loaded.shown(json.dumps(_data(loaded, where, at, story, plan), indent=2)))
     else:
-        for line in _lines(loaded, where, at, story, plan):
+        for line in _lines(loaded, where, at, story, ledger, plan):
             click.echo(loaded.shown(line))
     return exit_codes.DONE
 
@@ -54,6 +56,7 @@ def _lines(
     where: Places,
     at: state.Working,
     story: Sequence[Record],
+    ledger: Sequence[Record],
     plan: Plan | None,
 ) -> Iterator[str]:
     last = _last_run(story)
@@ -76,7 +79,7 @@ def _lines(
             yield f"  {stage.spec.name}: {headline(stage)}"
             for reason in details(stage):
                 yield f"    {reason}"
-            spent = budget.spent(story, stage=stage.spec.name, key=stage.key or "")
+            spent = budget.spent(ledger, stage=stage.spec.name, key=stage.key or "")
             if spent.total:
                 yield f"    {spent.total} of {job.recovery.max_restarts} restarts are spent"
 

@@ -17,6 +17,16 @@ from qvl_run.run.segments import Segments
 
 RUN = "runs/demo"
 START = 1_700_000_000.25
+ACCOUNT = {"total": 1, "by_rule": {"exit": 1}, "streak": 1, "failed_at": 4}
+SPENT: dict[str, Any] = {
+    "stage": "sft",
+    "key": "k",
+    "failure": "exit",
+    "rule": "exit",
+    "wait": 0.0,
+    "account": ACCOUNT,
+}
+LOWERED: dict[str, Any] = {"stage": "sft", "settings": "s", "gpu": "cpu", "rungs": 1, "changes": {}}
 
 
 class Clock:
@@ -72,10 +82,10 @@ def test_what_recovery_counts_on_closes_its_segment_and_is_found_by_its_name(
 ) -> None:
     story = begun(tmp_path, clock)
     story.add("attempt_failed", stage="sft")
-    story.add(RESTART, stage="sft")
+    story.add(RESTART, **SPENT)
     story.add("attempt_started", stage="sft")
     story.close()
-    story.add(ADAPTED, stage="sft")
+    story.add(ADAPTED, **LOWERED)
     assert len(names(tmp_path, LEDGER)) == 2
     assert names(tmp_path, OPEN) == []
     assert told(events.here(tmp_path, ledger=True)) == [RESTART, ADAPTED]
@@ -105,7 +115,8 @@ def test_what_a_killed_run_left_open_is_closed_at_the_next_start(
         killed = begun(tmp_path / token, clock, token=token)
         killed.add("run_started")
         (left,) = (tmp_path / token).glob("*.open")
-        line = json.dumps({"id": f"{token}-2", "time": "2023-11-14T22:13:21.000Z", "event": event})
+        record = {"id": f"{token}-2", "time": "2023-11-14T22:13:21.000Z", "event": event}
+        line = json.dumps(record | SPENT)
         with left.open("a") as file:
             file.write(f'{line}\n{{"id": "{token}-3", "eve')  # cut short
         begun(tmp_path / token, clock, token="cc")
@@ -120,14 +131,16 @@ def test_a_start_counts_what_lies_in_a_segment_that_is_still_open(
     killed = begun(tmp_path, clock)
     killed.add("run_started")
     (left,) = tmp_path.glob("*.open")
-    left.write_text(json.dumps({"id": "aa-1", "event": RESTART}) + "\n")
+    left.write_text(json.dumps({"id": "aa-1", "time": "", "event": RESTART, **SPENT}) + "\n")
     assert told(events.here(tmp_path, ledger=True)) == [RESTART]
 
 
 def test_lines_that_are_no_records_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / f"events-x{CLOSED}"
-    path.write_bytes(b'\n3\n["a"]\nnull\n\xff\xfe\n{"id": "a-1", "event": "e"}\r\n{"id": "a-')
-    assert events.here(tmp_path) == [{"id": "a-1", "event": "e"}]
+    path.write_bytes(
+        b'\n3\n["a"]\nnull\n\xff\xfe\n{"id": "a-1", "time": "t", "event": "e"}\r\n{"id": "a-'
+    )
+    assert events.here(tmp_path) == [{"id": "a-1", "time": "t", "event": "e"}]
     assert events.here(tmp_path / "nowhere") == []
 
 
@@ -148,7 +161,7 @@ def test_an_event_that_the_disk_cut_short_does_not_spoil_the_next(
         patch.setattr(Path, "open", full)
         with pytest.raises(OSError, match="No space"):
             story.add("finding")
-    story.add(RESTART, stage="sft")
+    story.add(RESTART, **SPENT)
     assert not left.exists()
     assert told(events.here(tmp_path)) == ["run_started", RESTART]
 
@@ -167,7 +180,7 @@ def test_a_segment_that_is_closed_while_it_is_read_is_read_all_the_same(
             path: Path, *, story: Events = story, event: str = event, whole: Any = whole
         ) -> bytes:
             if path.name.endswith(OPEN) and path.exists():
-                story.add(event)
+                story.add(event, **(SPENT if event == RESTART else {}))
                 story.close()
             content: bytes = whole(path)
             return content
@@ -198,7 +211,7 @@ def test_what_recovery_counts_on_reads_back_as_it_was_whatever_a_secret_is(
 ) -> None:
     for secret in ("restart", "stage", "2023", "0123", '", "', "event"):
         story = begun(tmp_path / "x", clock, token=secret.encode().hex(), secret=secret)
-        story.add(RESTART, stage="stage", key="012345", rule="hang")
+        story.add(RESTART, **SPENT | {"stage": "stage", "key": "012345", "rule": "hang"})
     found = events.here(tmp_path / "x", ledger=True)
     assert [(r["event"], r["stage"], r["key"]) for r in found] == [(RESTART, "stage", "012345")] * 6
 
@@ -229,7 +242,7 @@ def test_storage_gets_each_closed_segment_and_tells_the_same_story(
     segments = Segments(closed=story.closed, store=store, run=RUN)
     story.add("run_started")
     assert not segments.take()
-    story.add(RESTART, stage="sft")
+    story.add(RESTART, **SPENT)
     story.add("attempt_started")
     assert segments.take()
     assert told(events.stored(store, RUN, ledger=True)) == [RESTART]
@@ -259,7 +272,9 @@ def test_threads_share_it(tmp_path: Path, clock: Clock) -> None:
     def write(name: str) -> None:
         together.wait()
         for number in range(50):
-            story.add(RESTART if number % 10 == 0 else "finding", name=name, number=number)
+            counts = number % 10 == 0
+            more = SPENT if counts else {}
+            story.add(RESTART if counts else "finding", name=name, number=number, **more)
 
     def close() -> None:
         together.wait()
@@ -279,3 +294,27 @@ def test_threads_share_it(tmp_path: Path, clock: Clock) -> None:
     for name in "abcd":
         assert [r["number"] for r in found if r["name"] == name] == list(range(50))
     assert len(events.here(tmp_path, ledger=True)) == 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"account": None},
+        {"account": {**ACCOUNT, "total": "many"}},
+        {"account": {**ACCOUNT, "by_rule": []}},
+        {"account": {**ACCOUNT, "by_rule": {"exit": None}}},
+        {"account": {"total": 1}},
+        {"stage": 3},
+        {"time": 4},
+        {"id": None},
+    ],
+)
+def test_a_record_that_lacks_what_recovery_counts_on_is_none(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    path = tmp_path / f"events-x{LEDGER}"
+    record = {"id": "a-1", "time": "t", "event": RESTART, **SPENT}
+    path.write_text(json.dumps(record) + "\n" + json.dumps(record | change))
+    assert events.here(tmp_path, ledger=True) == [record]
+    path.write_text(json.dumps({"id": "a-1", "time": "t", "event": ADAPTED, "stage": "sft"}))
+    assert events.here(tmp_path, ledger=True) == []

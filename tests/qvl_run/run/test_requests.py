@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from qvl_run import resources
+from qvl_run.run import requests
 from qvl_run.run.story import EVENTS, text
 from tests.conftest import Command
 from tests.qvl_run.run.test_run import JOB, events, outputs
@@ -173,3 +174,47 @@ def schema() -> dict[str, Any]:
         (resources.folder("schemas") / "event.schema.json").read_text(encoding="utf-8")
     )
     return found
+
+
+def test_after_a_kill_nothing_is_at_work(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path
+) -> None:
+    job = job_file(LONG)
+    with running(job) as runner:
+        runner.kill()
+        runner.wait()
+        assert "not at work. It ended without a word after" in qvl_run("status", job).stdout
+        assert "nothing is at work" in qvl_run("stop", job).stdout
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"time": "abc"}', "null"])
+def test_a_damaged_sign_of_life_is_told_without_a_traceback(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path, content: str
+) -> None:
+    job = job_file(JOB)
+    folder = tmp_path / "qvl-runs" / "counting" / "runs" / "counting"
+    folder.mkdir(parents=True)
+    (folder / "owner.json").write_text(content)
+    for verb in ("status", "stop"):
+        done = qvl_run(verb, job)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_terminal_that_is_closed_asks_once(job_file: Callable[..., Path], tmp_path: Path) -> None:
+    job = job_file(LONG)
+    with running(job) as runner:
+        for _ in range(3):
+            runner.send_signal(signal.SIGHUP)
+            time.sleep(0.05)
+        out, _ = runner.communicate(timeout=60)
+    assert runner.returncode == 75, out
+    assert len(saved(tmp_path)) == 1
+
+
+def test_a_request_that_cannot_be_taken_away_is_none(tmp_path: Path) -> None:
+    (tmp_path / requests.SAVE).mkdir()
+    requests.ask(tmp_path, requests.STOP)
+    assert requests.waits(tmp_path)
+    assert requests.take(tmp_path) == {requests.STOP}
+    assert not requests.waits(tmp_path)
+    requests.forget(tmp_path)
