@@ -40,7 +40,7 @@ class Grpo:
         check_columns(examples, load_rewards(options["rewards"]))
         if limit := settings.training.max_seq_length:
             room = options["max_completion_length"]
-            check_lengths(examples, policy.processor, limit=limit, room=room)
+            check_lengths(ctx, examples, policy.processor, limit=limit, room=room)
 
     def trainer(
         self, ctx: StageContext, policy: Policy, dataset: Any

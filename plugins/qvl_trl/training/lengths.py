@@ -9,16 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qvl_run.contract import DataError, Example
+from qvl_run.contract import DataError, Example, StageContext
 from qvl_trl import images
 from qvl_trl.policy.processor import Qwen3VLProcessor
 
+TELL = 200
+"""Rows between two reports: from a mounted drive a picture's header may take 50 ms."""
+
 
 def check_lengths(
-    examples: Sequence[Example], processor: Qwen3VLProcessor, *, limit: int, room: int
+    ctx: StageContext,
+    examples: Sequence[Example],
+    processor: Qwen3VLProcessor,
+    *,
+    limit: int,
+    room: int,
 ) -> None:
     """Raise DataError for the first row whose prompt and `room` more tokens exceed `limit`."""
-    for example in examples:
+    for number, example in enumerate(examples):
+        if number % TELL == 0:
+            ctx.progress("load")
         length = prompt_tokens(example, processor)
         if length + room > limit:
             raise DataError(

@@ -27,7 +27,7 @@ class Sft:
     def check(self, ctx: StageContext, policy: Policy, examples: Sequence[Example]) -> None:
         """A prompt must leave room for one token of the answer."""
         if limit := ctx.settings.training.max_seq_length:
-            check_lengths(examples, policy.processor, limit=limit, room=1)
+            check_lengths(ctx, examples, policy.processor, limit=limit, room=1)
 
     def trainer(
         self, ctx: StageContext, policy: Policy, dataset: Any

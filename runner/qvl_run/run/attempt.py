@@ -89,8 +89,14 @@ class AttemptFolder:
 
 def next_attempt(parent: Path) -> AttemptFolder:
     """A folder below `parent` that no attempt has used."""
-    numbers = [int(p.name.removeprefix("attempt-")) for p in parent.glob("attempt-*")]
+    numbers = [number_of(path.name) for path in parent.glob("attempt-*")]
     return AttemptFolder(parent / f"attempt-{max(numbers, default=0) + 1:04d}")
+
+
+def number_of(name: str) -> int:
+    """The number that an attempt's folder bears; 0 for what is none, a copy made by hand, say."""
+    number = name.removeprefix("attempt-")
+    return int(number) if number.isascii() and number.isdigit() else 0
 
 
 def committed(parent: Path) -> list[Path]:
@@ -106,5 +112,5 @@ def records(parent: Path, key: str, *, measured_on: str) -> dict[str, Mapping[st
     for path in sorted(parent.glob("attempt-*")):
         data = AttemptFolder(path).read("records")
         if data and (data.get("key"), data.get("measured_on")) == (key, measured_on):
-            found.update(data["values"])
+            found.update(data.get("values") or {})
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qvl_run.checkpoints.manifest import NAME
 from qvl_run.disk import LOCAL, Disk, files_below, remove_all
-from qvl_run.run.attempt import AttemptFolder
+from qvl_run.run.attempt import AttemptFolder, number_of
 
 
 def leftovers(files: Iterable[str], *, keep: Collection[str] = ()) -> list[str]:
@@ -39,7 +39,7 @@ def tidy_attempts(
     `keep_running`, nor the folders `keep`, which something is about to load from. The caller holds the lock of this
     machine. Raises OSError."""
     found = sorted(path for path in parent.glob("attempt-*") if path.is_dir())
-    newest = max(found, key=lambda path: _number(path.name), default=None)
+    newest = max(found, key=lambda path: number_of(path.name), default=None)
     for path in found:
         work = AttemptFolder(path).work
         if path == newest or path.name == keep_running or not work.is_dir():
@@ -72,8 +72,3 @@ def _above(name: str) -> list[str]:
     """The folders that `name` lies in."""
     parts = name.split("/")
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
-
-
-def _number(name: str) -> int:
-    number = name.removeprefix("attempt-")
-    return int(number) if number.isascii() and number.isdigit() else -1

@@ -18,6 +18,8 @@ from qvl_run.units import show_size
 
 ROOM = 64 * 1024 * 1024
 """Bytes that must stay free on this machine's disk beside a checkpoint."""
+ROOM_PATIENCE = 15.0
+"""Seconds to wait for that room: the runner deletes old checkpoints every few."""
 
 _IN_TRAINING: frozenset[Section] = frozenset({"first_step", "step", "rollout", "save"})
 
@@ -87,20 +89,20 @@ class ChildContext:
         if step is not None and section in _IN_TRAINING:
             self._clock_loop(section, step)
             self._reached = max(self._reached, step)
-        self._total = total or self._total
+            self._total = total or self._total
         self._beat += 1
         if metrics:
-            self._metrics = dict(metrics)
+            self._metrics = {name: float(value) for name, value in metrics.items()}
         self._folder.write_progress(
             {
                 "section": section,
                 "step": step,
                 "reached": self._reached,
-                "total": self._total,
+                "total": self._total if section in _IN_TRAINING else total,
                 "metrics": self._metrics,
                 "seconds": self.seconds,
                 "loop_seconds": self._loop_ended - (self._loop_began or self._loop_ended),
-                "loop_steps": (step or 0) - self._loop_from if step is not None else 0,
+                "loop_steps": self._reached - self._loop_from,
                 "beat": self._beat,
             }
         )
@@ -174,8 +176,13 @@ class ChildContext:
                 self._check_room(self.scratch, 0)
 
     def _check_room(self, folder: Path, size: int) -> None:
-        """Raise StageError where a checkpoint of `size` bytes would fill this machine's disk."""
-        if (free := LOCAL.free(folder)) < size + ROOM:
+        """Raise StageError where a checkpoint of `size` bytes would fill this machine's disk, also once the runner has
+        had the time to delete what this one has overtaken."""
+        until = time.monotonic() + ROOM_PATIENCE
+        while (free := LOCAL.free(folder)) < size + ROOM:
+            if time.monotonic() < until:
+                time.sleep(0.2)
+                continue
             raise StageError(
                 f"the disk of {folder} has {show_size(free)} left, and a checkpoint takes "
                 f"{show_size(size) if size else 'more'}: "

@@ -21,7 +21,7 @@ from qvl_run.recovery.ladder import ADAPTED
 OPEN = ".open"
 CLOSED = ".jsonl"
 LEDGER = ".ledger.jsonl"
-LONGEST = 300.0
+LONGEST = 900.0
 """Seconds after which a segment is closed, so that storage is never far behind."""
 
 Record = dict[str, Any]

@@ -66,6 +66,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "token": str, "host": str, "boot": str, "pid": int, "started": (int, float), "beat": int,
     "time": (int, float), "ended": bool,
 }  # fmt: skip
+_NEEDED = {"token", "host", "boot", "pid", "started"}
 
 
 def myself() -> Owner:
@@ -240,9 +241,9 @@ def read_owner(store: Store, run: str) -> Owner | None:
     except FileNotFoundError:
         return None
     data = json.loads(text)
-    if not isinstance(data, dict) or set(data) != set(_KINDS):
+    if not isinstance(data, dict) or not _NEEDED <= set(data) <= set(_KINDS):
         raise ValueError(f"{NAME} is not what a runner writes")
-    if not all(isinstance(data[name], kind) for name, kind in _KINDS.items()):
+    if not all(isinstance(value, _KINDS[name]) for name, value in data.items()):
         raise ValueError(f"{NAME} is not what a runner writes")
     return Owner(**data)
 

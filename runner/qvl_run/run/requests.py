@@ -10,7 +10,8 @@ from pathlib import Path
 
 SAVE = "save-now"
 STOP = "stop-after-save"
-NAMES: tuple[str, ...] = (SAVE, STOP)
+NAMES: tuple[str, ...] = (STOP, SAVE)
+"""In the order in which both are left: a look between the two must not take the save for all of it."""
 
 
 def ask(scratch: Path, *names: str) -> None:

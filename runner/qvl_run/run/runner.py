@@ -6,9 +6,11 @@ Everything impure that a test wants to replace comes in through `Machinery`.
 from __future__ import annotations
 
 import contextlib
+import errno
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from qvl_run.checkpoints.store import Store
 from qvl_run.faults import crash_point
 from qvl_run.hardware import Machine
 from qvl_run.plan.identity import measured_on
@@ -51,6 +53,12 @@ class Run:
         length = self.job.hardware.max_session
         began = self.machine.boot_time if self.machine.colab else self.machinery.clock()
         self.ends = began + length if length else None
+        if self.ends is not None and self.ends < self.machinery.clock():
+            self.machinery.show.warn(
+                f"this machine is up for longer than hardware.max_session ({show_duration(length or 0)}): when "
+                "it goes is not known, so the run cannot stop in time; set max_session to what it really is"
+            )
+            self.ends = None
         seconds = self.job.storage.patience
         self.patience = Patience(
             seconds=seconds,
@@ -75,7 +83,12 @@ class Run:
             pause=self.patience.pause,
             tell=self.machinery.show.line,
         )
+        known = self.where.scratch / "stored"
+        self.patience.ask(lambda: self._still_there(store, known))
         self.patience.ask(lambda: lease.acquire(take_over=self.take_over))
+        with contextlib.suppress(OSError):
+            if store.names(self.where.run):
+                known.touch()
         try:
             lease.keep()
             past = self.patience.ask(lambda: look(self.job, self.where, store))
@@ -115,6 +128,16 @@ class Run:
         finally:
             lease.release()
 
+    def _still_there(self, store: Store, known: Path) -> None:
+        """Raise OSError where the store has held something of this run, as the file `known` says, and holds nothing
+        now: an empty folder at the place of a drive that is not mounted looks so, and all would start anew."""
+        if known.exists() and not store.names(self.where.run):
+            text = (
+                "it has held this run and holds nothing of it now: is it mounted? To begin anew, delete "
+                f"{self.where.scratch}"
+            )
+            raise OSError(errno.ENOENT, text, self.where.place)
+
     def _with_mirror(self, session: Session) -> Outcome:
         session.mirror.start()
         session.note("run_started", job=self.job.name, machine=_called(self.machine))
@@ -122,6 +145,9 @@ class Run:
         outcome, done = Outcome(ending="failed"), dict[str, StagePlan]()
         try:
             outcome = self._stages(session, done)
+        except OSError as error:
+            outcome = Outcome(ending="stopped", why=str(error))
+            raise
         finally:
             with contextlib.suppress(OSError):
                 session.events.close()

@@ -141,10 +141,10 @@ class Session:
         for name in sorted(asked):
             self.note("asked", request=name)
             self.machinery.show.line(f"asked to {name.replace('-', ' ')}")
-        if asked >= {requests.SAVE, requests.STOP}:
-            self.stop_now = True  # both at once: as Ctrl-C
-        elif requests.STOP in asked:
+        if requests.STOP in asked:
             self.stop_after_save = True
+        if self.stop_after_save and requests.SAVE in asked:
+            self.stop_now = True  # both, whichever was seen first: as Ctrl-C
         count, over = self.machinery.stop(), self.over()
         return Wish(
             stop=max(count, 1 if over or self.stop_now else 0),
@@ -176,7 +176,7 @@ class Session:
     def unless_stopped(self, count: int) -> None:
         """Told of each chunk that was read: raise Interrupted where the user does not want to wait for it."""
         self.patience.moved(count)
-        if self.machinery.stop():
+        if self.patience.stop():
             raise Interrupted
 
     def _settle(self) -> None:

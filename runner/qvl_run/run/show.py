@@ -79,7 +79,7 @@ class Show:
         """Where the stage is, if that is news."""
         if progress is None:
             return
-        section, step = progress["section"], progress["step"]
+        section, step = progress.get("section", "setup"), progress.get("step")
         # Steps alternate between these; only their beginning is news.
         section = "step" if section in _STEPPING else section
         mark = (section, step)
@@ -151,14 +151,14 @@ def details(plan: StagePlan) -> list[str]:
 
 def progress_text(progress: Mapping[str, Any]) -> str:
     """Where a stage is, from its progress file."""
-    section, step, total = progress["section"], progress["step"], progress["total"]
+    section, step, total = (progress.get(name) for name in ("section", "step", "total"))
+    section, metrics = section or "setup", progress.get("metrics") or {}
     text = _SECTIONS.get(section, section)
-    if section == "download" and (count := progress["metrics"].get("bytes")):
-        whole = progress["metrics"].get("total_bytes")
+    if section == "download" and (count := metrics.get("bytes")):
+        whole = metrics.get("total_bytes")
         text += f"  {show_size(count)}" + (f" of {show_size(whole)}" if whole else "")
     if step is not None and section in {*_STEPPING, "first_step"}:
         text += f"  step {step}" + (f"/{total}" if total else "")
-        metrics = progress["metrics"]
         told = [name for name in _TELLING if name in metrics] or list(metrics)[:3]
         text += "".join(f"  {name} {metrics[name]:.3g}" for name in told)
-    return f"{text}  ({show_duration(progress['seconds'])})"
+    return f"{text}  ({show_duration(progress.get('seconds') or 0)})"

@@ -147,7 +147,6 @@ class StageRun:
         change = step.text if step and decision.retry else ""
         session.machinery.show.failed(plan, failure, decision, log=folder.log, change=change)
         if not decision.retry:
-            session.note("gave_up", stage=name, failure=failure.failure, why=decision.reason)
             # Nothing is wrong with the job then: another start may find what this one did not. At the ceiling that
             # must end, or whoever starts it again on exit code 75 would do so for ever.
             passing = failure.failure in ("preempted", "drive_lost") and not decision.ceiling
@@ -155,6 +154,7 @@ class StageRun:
                 # The next start is one more try: it counts, so that the ceiling ends those too.
                 account = replace(account, total=account.total + 1)
                 self._spend(plan.key, failure, decision, account)
+            session.note("gave_up", stage=name, failure=failure.failure, why=decision.reason)
             return Outcome(
                 ending="stopped" if passing else "failed",
                 stage=plan,
@@ -180,6 +180,7 @@ class StageRun:
             rule=decision.rule.name,
             account=budget.to_json(account),
             wait=round(decision.wait, 1),
+            by_hand=not decision.retry,
         )
 
     def _adapted(self, plan: StagePlan, step: ladder.Step, failure: Failure) -> StagePlan:

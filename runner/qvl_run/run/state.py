@@ -70,6 +70,7 @@ def left_seconds(progress: Mapping[str, Any]) -> float | None:
     """Seconds until the last step, at the pace so far; None where there is none yet."""
     steps, seconds = progress.get("loop_steps") or 0, progress.get("loop_seconds") or 0.0
     step, total = progress.get("step"), progress.get("total")
-    if steps < 1 or step is None or not total:
+    training = progress.get("section") in ("step", "rollout", "save")
+    if not training or steps < 1 or step is None or not total:
         return None
     return float(seconds) / int(steps) * (int(total) - int(step))

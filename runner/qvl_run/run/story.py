@@ -51,6 +51,10 @@ def _failed(record: Record) -> str:
 
 def _restart(record: Record) -> str:
     account = record["account"]
+    if record["by_hand"]:
+        return (
+            f"{record['stage']}: the next start counts as restart {account['total']} of this stage"
+        )
     wait = f" after {show_duration(record['wait'])}" if record["wait"] >= 1 else ""
     again = f"{record['stage']}: tried again{wait} by the rule {record['rule']}"
     return f"{again}; restart {account['total']} of this stage"

@@ -29,6 +29,9 @@ from qvl_run.spec.render import render
 from qvl_run.units import show_size
 from qvl_run.verbs.job import Options, chosen, warn
 
+LOCK_PATIENCE = 1.0
+"""Seconds to wait for the lock: `qvl-run status` holds it for a moment, to see whether it is held."""
+
 
 def main(
     job: str, *, saved: str | None, take_over: bool, wait_for_drive: bool, **options: Any
@@ -47,7 +50,7 @@ def main(
     show = Show(sys.stdout, shown=loaded.shown)
     try:
         where.scratch.mkdir(parents=True, exist_ok=True)
-        with FileLock(where.scratch / "runner.lock", timeout=0):
+        with FileLock(where.scratch / "runner.lock", timeout=LOCK_PATIENCE):
             stops = _count_interrupts()
             _greet(show, loaded, machine, where)
             machinery = Machinery(show=show, stop=lambda: len(stops))

@@ -24,6 +24,7 @@ SPENT: dict[str, Any] = {
     "failure": "exit",
     "rule": "exit",
     "wait": 0.0,
+    "by_hand": False,
     "account": ACCOUNT,
 }
 LOWERED: dict[str, Any] = {"stage": "sft", "settings": "s", "gpu": "cpu", "rungs": 1, "changes": {}}

@@ -205,7 +205,6 @@ def test_a_terminal_that_is_closed_asks_once(job_file: Callable[..., Path], tmp_
     with running(job) as runner:
         for _ in range(3):
             runner.send_signal(signal.SIGHUP)
-            time.sleep(0.05)
         out, _ = runner.communicate(timeout=60)
     assert runner.returncode == 75, out
     assert len(saved(tmp_path)) == 1

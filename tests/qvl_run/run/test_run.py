@@ -349,3 +349,20 @@ def _wait_for(condition: Callable[[], object], seconds: float = 20) -> object:
             return found
         time.sleep(0.02)
     raise AssertionError("it did not happen")
+
+
+def test_a_drive_that_has_become_empty_is_not_taken_for_a_new_one(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path, other_disk: Path
+) -> None:
+    job = job_file(JOB + f"storage: {{drive: drive, scratch: {other_disk}, patience: 0.1s}}\n")
+    assert qvl_run(job).returncode == 0
+    (tmp_path / "drive").rename(tmp_path / "unmounted")
+    (tmp_path / "drive").mkdir()
+    again = qvl_run(job)
+    assert again.returncode == 75, again.stdout
+    assert "is it mounted?" in again.stderr
+    assert "Traceback" not in again.stderr
+    assert not list((tmp_path / "drive").iterdir()), "nothing was begun"
+    (tmp_path / "drive").rmdir()
+    (tmp_path / "unmounted").rename(tmp_path / "drive")
+    assert "second: done" in qvl_run(job).stdout

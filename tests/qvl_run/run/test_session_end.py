@@ -4,6 +4,7 @@ import io
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,14 @@ def test_a_session_that_lasts_stops_nothing(
     job = job_file(JOB.replace("1000000", "50"))
     outcome, _ = run(job, Clock(lambda: True, 0.0))
     assert outcome.ending == "done"
+
+
+def test_a_machine_that_is_up_for_longer_than_the_session_still_trains(
+    job_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = replace(hardware.probe(), colab=True, boot_time=time.time() - 3 * 3600)
+    monkeypatch.setattr(hardware, "probe", lambda: old)
+    outcome, told = run(job_file(JOB.replace("1000000", "50")), Clock(lambda: False, 0.0))
+    assert outcome.ending == "done"
+    assert "up for longer than hardware.max_session (2 h 0 min)" in told
