@@ -42,7 +42,7 @@ def main(rounds: int) -> None:
             ratios.append(seconds["runner"] / seconds["bare"])
             print(
                 f"round {number}: bare {seconds['bare']:.1f} s, runner {seconds['runner']:.1f} s, "
-                f"ratio {ratios[-1]:.3f}, final adapters differ by at most {difference(folder):.1e}",
+                f"ratio {ratios[-1]:.3f}, adapters after DPO differ by at most {difference(folder):.1e}",
                 flush=True,
             )
         print(f"median ratio of {rounds} rounds: {statistics.median(ratios):.3f}")
@@ -113,12 +113,13 @@ def quietly(command: list[Any], folder: Path) -> None:
 
 
 def difference(folder: Path) -> float:
-    """The largest difference between the two sides' final weights: small where they did the same work."""
+    """The largest difference between the two sides' weights after DPO: small where they did the same work. GRPO draws
+    other samples of the same distribution."""
     from safetensors.torch import load_file
 
     name = "adapter_model.safetensors"
-    ours = load_file(next((folder / "qvl-runs").rglob(f"checkpoints/grpo/final/{name}")))
-    theirs = load_file(folder / "bare" / "grpo" / name)
+    ours = load_file(next((folder / "qvl-runs").rglob(f"checkpoints/dpo/final/{name}")))
+    theirs = load_file(folder / "bare" / "dpo" / name)
     assert ours.keys() == theirs.keys()
     return max(float((ours[key] - theirs[key]).abs().max()) for key in ours)
 
