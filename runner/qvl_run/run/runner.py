@@ -20,7 +20,7 @@ from qvl_run.run import events as story
 from qvl_run.run import requests
 from qvl_run.run.cleanup import tidy_attempts
 from qvl_run.run.events import Events
-from qvl_run.run.lease import Lease
+from qvl_run.run.lease import Interrupted, Lease
 from qvl_run.run.machinery import Machinery
 from qvl_run.run.mirror import PATIENCE, Local, Mirror
 from qvl_run.run.outcome import Outcome
@@ -145,8 +145,8 @@ class Run:
         outcome, done = Outcome(ending="failed"), dict[str, StagePlan]()
         try:
             outcome = self._stages(session, done)
-        except OSError as error:
-            outcome = Outcome(ending="stopped", why=str(error))
+        except (OSError, Interrupted, KeyboardInterrupt) as error:
+            outcome = Outcome(ending="stopped", why=str(error) or "asked to stop")
             raise
         finally:
             with contextlib.suppress(OSError):

@@ -11,6 +11,8 @@ import pytest
 
 from qvl_run import hardware
 from qvl_run.plan.make import Choices, places
+from qvl_run.run import events
+from qvl_run.run.lease import Interrupted
 from qvl_run.run.machinery import Machinery
 from qvl_run.run.outcome import Outcome
 from qvl_run.run.runner import Run
@@ -92,3 +94,25 @@ def test_a_machine_that_is_up_for_longer_than_the_session_still_trains(
     outcome, told = run(job_file(JOB.replace("1000000", "50")), Clock(lambda: False, 0.0))
     assert outcome.ending == "done"
     assert "up for longer than hardware.max_session (2 h 0 min)" in told
+
+
+def test_a_wait_that_the_user_ends_is_a_stop_and_no_failure(
+    job_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = job_file(JOB.replace("1000000", "50"))
+    run(job, Clock(lambda: False, 0.0))
+    loaded = load_job(job)
+    # What is there is verified before anything else: there the user has had enough.
+    machinery = Machinery(show=Show(io.StringIO()), stop=lambda: 1)
+    again = Run(
+        job=loaded,
+        machine=hardware.probe(),
+        where=places(loaded),
+        choices=Choices(),
+        machinery=machinery,
+    )
+    with pytest.raises(Interrupted):
+        again.run()
+    records = events.here(places(loaded).scratch / "events")
+    assert [r["ending"] for r in records if r["event"] == "run_ended"] == ["done", "stopped"]
