@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qvl_run.recovery import table
+from qvl_run.recovery import page
 from qvl_run.spec import codes
 from qvl_run.spec.bundle import bundled_schema
 
@@ -24,7 +24,7 @@ def pages() -> Mapping[str, str]:
     """Every generated page by its file name."""
     return {
         "diagnostics.md": codes.markdown(),
-        "failures.md": table.markdown(),
+        "failures.md": page.markdown(),
         "job-reference.md": job_reference(),
     }
 
