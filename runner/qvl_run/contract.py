@@ -50,11 +50,38 @@ class DataError(StageError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Peak:
+    """Memory of the GPU at the moment of a stage when most of it is in use, as PyTorch's allocator counts it: the CUDA
+    context and its libraries lie outside.
+
+    `phase` is that moment in a word or two ("backward", "sampling"); `parts` are bytes by what holds them ("weights",
+    "optimizer", "activations", "logits").
+    """
+
+    phase: str
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a stage will need, from its settings alone. `optimizer_steps` is None where the data's size is not
-    known before it is read."""
+    """What a stage will need, from its settings alone, at the longest rows that they admit. None where that cannot be
+    told before something is downloaded or read.
+
+    `vram` is never less than what the stage takes; `ram` is the process's peak on the host, `download` the base model,
+    `checkpoint` and `output` one folder of either, all in bytes.
+    """
 
     optimizer_steps: int | None
+    vram: Peak | None = None
+    ram: int | None = None
+    download: int | None = None
+    checkpoint: int | None = None
+    output: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
