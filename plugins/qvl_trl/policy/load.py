@@ -30,6 +30,7 @@ from qvl_trl.downloads.explain import explained
 from qvl_trl.downloads.model import model_folder
 from qvl_trl.downloads.watch import Watch, current
 from qvl_trl.models.architecture import RANDOM
+from qvl_trl.policy import attention
 from qvl_trl.policy.lora import add_adapter, is_adapter, load_adapter
 from qvl_trl.policy.processor import Qwen3VLProcessor, load_processor
 
@@ -157,7 +158,7 @@ def _load_base(folder: str, settings: ModelSettings) -> Any:
     return AutoModelForImageTextToText.from_pretrained(
         folder,
         dtype=compute if half else torch.float32,
-        attn_implementation=settings.attention,
+        attn_implementation=attention.implementation(settings.attention),
         quantization_config=_quantization(settings, compute),
         device_map={"": 0} if torch.cuda.is_available() else None,
         use_safetensors=True,  # never a pickle, which could run code
