@@ -73,4 +73,9 @@ def _vram(machine: Machine) -> str:
 
 
 def _drive(machine: Machine) -> str:
-    return "not mounted" if machine.drive is None else f"mounted at {machine.drive}"
+    drive, space = machine.drive, machine.storage
+    if drive is None:
+        return "not mounted"
+    on_it = space is not None and drive in (space.folder, *space.folder.parents)
+    free = f", {show_size(space.free)} free as it reports" if on_it and space and space.free else ""
+    return f"mounted at {drive}{free}"

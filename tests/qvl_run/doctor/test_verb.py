@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qvl_run import hardware
-from qvl_run.hardware import GIB, PROFILES, Driver, Machine
+from qvl_run.hardware import GIB, PROFILES, Driver, Machine, Space
 from qvl_run.run import preflight
 from qvl_run.verbs import doctor
 from tests.conftest import Command
@@ -57,6 +57,15 @@ def test_a_colab_t4_in_five_lines(
     assert "host       Colab, 2 cores, 12.7 GiB RAM, 10.0 GiB available" in lines
     assert any(line.startswith("warning[QVL417]: torch says that Tesla T4") for line in lines)
     assert lines[-1] == "this machine can train"
+
+
+def test_the_space_on_the_drive_is_told_beside_it(
+    on: Callable[[Machine], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, words in (("/content/drive/MyDrive", ", 9.0 GiB free as it reports"), ("/tmp", "")):
+        on(replace(COLAB_T4, storage=Space(folder=Path(folder), free=9 * GIB)))
+        doctor.main(None, as_json=False)
+        assert f"Drive      mounted at /content/drive{words}\n" in capsys.readouterr().out
 
 
 def test_a_cap_is_told_beside_the_memory(
