@@ -66,10 +66,5 @@ def _text(
     yield from report.lines(machine)
     if found:
         yield f"\n{render(found)}"
-    what = "this machine" if job is None else job.name
-    verdict = (
-        ("can train" if able else "cannot train")
-        if job is None
-        else ("can run here" if able else "cannot run here")
-    )
-    yield f"\n{what} {verdict}"
+    can = "can" if able else "cannot"
+    yield f"\nthis machine {can} train" if job is None else f"\n{job.name} {can} run here"
