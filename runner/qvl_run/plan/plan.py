@@ -108,5 +108,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
             for stage in plan.stages
         ],
         "recovery": rules.to_json(plan.job.recovery),
-        "findings": [{"code": f.code, "message": f.message, "hint": f.hint} for f in plan.findings],
+        "findings": [
+            {"code": f.code, "severity": f.severity, "message": f.message, "hint": f.hint}
+            for f in plan.findings
+        ],
     }
