@@ -100,6 +100,18 @@ def architecture(name: str, *, revision: str | None = None) -> Architecture | No
     return None if commit is None else _read(cache.snapshot(commit))
 
 
+def is_known(name: str) -> bool:
+    """Whether a job may call its model `name`, which begins with `random:`."""
+    base = name.removeprefix(RANDOM)
+    return base in KNOWN or base in plugins.installed("qvl.models")
+
+
+def known_names() -> str:
+    """What may follow `random:`, for people."""
+    bundled = ", ".join(plugins.installed("qvl.models"))
+    return f"{', '.join(_TABLE)} (each -Instruct or -Thinking), {bundled}"
+
+
 def from_config(config: Mapping[str, Any]) -> Architecture | None:
     """The sizes that a config.json states; None where it is no dense Qwen3-VL's."""
     if config.get("model_type") != "qwen3_vl":

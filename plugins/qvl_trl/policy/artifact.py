@@ -30,6 +30,11 @@ print(processor.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_to
 """
 """Loads an adapter with its base as well as a full model. Has no braces but `{path}`."""
 
+_RANDOM = """\
+# The base model's weights are random: what this answers means nothing. An adapter loads while they lie where its
+# adapter_config.json says, in the run's cache.
+"""
+
 
 def save_artifact(policy: Policy, folder: Path) -> None:
     """Write the trained adapter (never a reference copy), or the full model, and the processor's files."""
@@ -42,4 +47,5 @@ def save_artifact(policy: Policy, folder: Path) -> None:
 
 def usage(policy: Policy) -> str:
     """Lines of plain Python that load the artifact at `{path}` and ask it about a picture."""
-    return _USAGE.replace("DTYPE", str(policy.dtype).removeprefix("torch."))
+    lines = _USAGE.replace("DTYPE", str(policy.dtype).removeprefix("torch."))
+    return (_RANDOM if policy.random else "") + lines

@@ -29,6 +29,7 @@ from qvl_run.settings import ModelSettings
 from qvl_trl.downloads.explain import explained
 from qvl_trl.downloads.model import model_folder
 from qvl_trl.downloads.watch import Watch, current
+from qvl_trl.models.architecture import RANDOM
 from qvl_trl.policy.lora import add_adapter, is_adapter, load_adapter
 from qvl_trl.policy.processor import Qwen3VLProcessor, load_processor
 
@@ -39,13 +40,14 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """`model` is a PeftModel, or a full model where no adapter is trained. `source` is the folder that its base was
-    loaded from."""
+    loaded from, `random` whether the weights there were drawn at random."""
 
     model: Any
     processor: Qwen3VLProcessor
     source: str
     revision: None
     dtype: torch.dtype
+    random: bool = False
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -66,17 +68,21 @@ def load_policy(
 ) -> Policy:
     """The model at `start` (an adapter or a full model), else the base model, ready to be trained.
 
-    Downloads it first where it is not here, and tells `ctx` of that (None: `downloads.watch.current()`). Raises
-    StageStopped, and StageError: "download" where the hub cannot give it, "disk" where there is no room for it,
-    "config" where it is not a Qwen3-VL, does not fit the settings, or may not be had.
+    Downloads it first where it is not here, or draws its weights, and tells `ctx` of that (None:
+    `downloads.watch.current()`). Raises StageStopped, and StageError: "download" where the hub cannot give it, "disk"
+    where there is no room for it, "config" where it is not a Qwen3-VL, does not fit the settings, or may not be had.
     """
-    source, revision = locate(settings.name), settings.revision
+    watch = Watch(ctx) if ctx is not None else current()
+    random, revision = settings.name.startswith(RANDOM), settings.revision
     if start is not None and not is_adapter(start):
         source, revision = str(start), None
+    elif random:
+        source = str(_drawn(settings.name, watch.ctx))
+    else:
+        source = locate(settings.name)
     remote = not Path(source).exists()
     folder = source
     if remote:
-        watch = Watch(ctx) if ctx is not None else current()
         folder = str(model_folder(source, revision=revision, watch=watch))
         watch.over()
         save_and_load.check_file_exists_on_hf_hub = _not_asked
@@ -119,6 +125,7 @@ def load_policy(
         source=folder,
         revision=None,
         dtype=DTYPES[settings.precision],
+        random=random,
     )
 
 
@@ -127,6 +134,14 @@ def locate(name: str) -> str:
     if name in plugins.installed("qvl.models"):
         return str(plugins.load("qvl.models", name).folder())
     return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def _drawn(name: str, ctx: StageContext | None) -> Path:
+    """The folder of a model with random weights, in the run's cache."""
+    from qvl_trl.models.random_weights import random_folder
+
+    assert ctx is not None, "random weights lie in a run's cache"
+    return random_folder(name, cache=ctx.cache, progress=lambda: ctx.progress("load"))
 
 
 def _not_asked(*_: Any, **__: Any) -> bool:

@@ -27,7 +27,11 @@ LONG = 50
 
 
 def meaning_findings(job: Job) -> Iterator[Diagnostic]:
-    """What every check finds."""
+    """What every check finds. What two stages say alike of a value that they share is told once."""
+    yield from dict.fromkeys(_each(job))
+
+
+def _each(job: Job) -> Iterator[Diagnostic]:
     for check in (_tier, _session, _storage, _stage_folders, recovery_findings):
         yield from check(job)
     for stage in job.stages:
