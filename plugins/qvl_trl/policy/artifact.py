@@ -30,10 +30,12 @@ print(processor.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_to
 """
 """Loads an adapter with its base as well as a full model. Has no braces but `{path}`."""
 
-_RANDOM = """\
-# The base model's weights are random: what this answers means nothing. An adapter loads while they lie where its
-# adapter_config.json says, in the run's cache.
-"""
+_RANDOM = "# The weights that training began with are random: what this answers means nothing.\n"
+_RANDOM_BASE = (
+    "# It loads while its base lies where adapter_config.json says: in the run's cache.\n"
+)
+SHARD = "2GB"
+"""Of a full model's file, at most: about so much is in memory once more while it is written."""
 
 
 def save_artifact(policy: Policy, folder: Path) -> None:
@@ -41,11 +43,13 @@ def save_artifact(policy: Policy, folder: Path) -> None:
     if isinstance(policy.model, PeftModel):
         policy.model.save_pretrained(folder, selected_adapters=["default"])
     else:
-        policy.model.save_pretrained(folder)
+        policy.model.save_pretrained(folder, max_shard_size=SHARD)
     save_processor(policy.processor, folder, source=policy.source, revision=policy.revision)
 
 
 def usage(policy: Policy) -> str:
     """Lines of plain Python that load the artifact at `{path}` and ask it about a picture."""
     lines = _USAGE.replace("DTYPE", str(policy.dtype).removeprefix("torch."))
-    return (_RANDOM if policy.random else "") + lines
+    if not policy.random:
+        return lines
+    return _RANDOM + (_RANDOM_BASE if isinstance(policy.model, PeftModel) else "") + lines

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from qvl_run import exit_codes, hardware
+from qvl_run import exit_codes, hardware, plugins
 from qvl_run.hardware import Machine
 from qvl_run.plan import origin, smaller
 from qvl_run.plan import plan as plans
@@ -90,6 +90,8 @@ def _stage_lines(stage: StagePlan) -> Iterator[str]:
     yield f"{stage.spec.name} ({stage.spec.uses}): {headline(stage)}"
     for reason in details(stage):
         yield f"  {reason}"
+    if plugins.stage(stage.spec.uses).data_kind is None and not stage.total:
+        return  # no rows and no steps: it does not train
     training = stage.settings.training
     micro, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     yield (

@@ -83,6 +83,7 @@ JOB: dict[str, Any] = {
                 "loss_type": "grpo", "rewards": [{"name": "brevity", "weight": 0.5, "with": {"max_words": 4}}],
             },
         },
+        "merged": {"uses": "merge", "with": {"dtype": "bf16"}},
         "count": {"uses": "count", "with": {"to": 90, "fail_at": 80}},
     },
     "recovery": RECOVERY,
@@ -108,6 +109,7 @@ OTHER: dict[str, Any] = {
     "stages.sft.needs": "count",
     "stages.sft.data.path": "other.jsonl",
     "stages.grpo.with.rewards": ["exact_answer"],
+    "stages.merged.with.dtype": "fp16",
     "stages.count.with.fail_at": 70,
     "recovery.rules": [{"on": "hang"}],
 }
