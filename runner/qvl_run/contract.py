@@ -89,12 +89,14 @@ class StageResult:
     """What a finished stage leaves: `output`, a folder in its scratch holding the artifact that the next stage (or
     plain transformers and peft) loads; `steps`, optimizer steps done in all; `measures`, named numbers for the
     report, each (before, after), either None where it was not measured; `usage`, lines of Python that load it,
-    with `{path}` where its folder goes."""
+    with `{path}` where its folder goes; `memory`, bytes of the GPU: `peak`, `training` and `predicted` (what was
+    predicted for the rows that were trained on), with what else is worth keeping. Empty without a GPU."""
 
     output: Path
     steps: int
     measures: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     usage: str = ""
+    memory: Mapping[str, float] = field(default_factory=dict)
 
 
 class StageContext(Protocol):

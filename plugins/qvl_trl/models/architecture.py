@@ -100,6 +100,12 @@ def architecture(name: str, *, revision: str | None = None) -> Architecture | No
     return None if commit is None else _read(cache.snapshot(commit))
 
 
+def on_hub(name: str) -> bool:
+    """Whether what a job calls `name` comes from the hub."""
+    here = name in plugins.installed("qvl.models") or Path(name).is_dir()
+    return not name.startswith(RANDOM) and not here
+
+
 def is_known(name: str) -> bool:
     """Whether a job may call its model `name`, which begins with `random:`."""
     base = name.removeprefix(RANDOM)

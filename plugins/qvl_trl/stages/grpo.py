@@ -8,6 +8,7 @@ from typing import Any
 from qvl_run import plugins
 from qvl_run.contract import Estimate, Kind, StageContext, StageResult
 from qvl_run.settings import StageSettings
+from qvl_trl.memory.estimate import estimate
 from qvl_trl.stages.common import Finding, check_common, optimizer_steps
 
 REWARD = {
@@ -112,9 +113,8 @@ class GrpoStage:
         training = settings.training
         rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
         prompts = max(rows // settings.options["num_generations"], 1)
-        return Estimate(
-            optimizer_steps=optimizer_steps(settings, rows_per_step=prompts, partial=False)
-        )
+        steps = optimizer_steps(settings, rows_per_step=prompts, partial=False)
+        return estimate(settings, optimizer_steps=steps)
 
     def check(self, settings: StageSettings) -> Iterable[Finding]:
         """See `check_common`; and steps must hold whole groups, rewards must exist."""

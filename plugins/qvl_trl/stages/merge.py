@@ -7,6 +7,7 @@ from typing import Any
 
 from qvl_run.contract import Estimate, Kind, StageContext, StageResult
 from qvl_run.settings import StageSettings
+from qvl_trl.memory.estimate import estimate_merge
 from qvl_trl.stages.common import Finding, check_common
 
 
@@ -32,9 +33,9 @@ class MergeStage:
         },
     }
 
-    def estimate(self, settings: StageSettings) -> Estimate:  # noqa: ARG002
+    def estimate(self, settings: StageSettings) -> Estimate:
         """It has no steps."""
-        return Estimate(optimizer_steps=None)
+        return estimate_merge(settings)
 
     def check(self, settings: StageSettings) -> Iterable[Finding]:
         """See `check_common`; and there must be an adapter."""

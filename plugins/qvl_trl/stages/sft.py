@@ -7,6 +7,7 @@ from typing import Any
 
 from qvl_run.contract import Estimate, Kind, StageContext, StageResult
 from qvl_run.settings import StageSettings
+from qvl_trl.memory.estimate import estimate
 from qvl_trl.stages.common import Finding, check_common, optimizer_steps
 
 
@@ -27,7 +28,8 @@ class SftStage:
         """Steps for at most `max_samples` rows."""
         training = settings.training
         rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        return Estimate(optimizer_steps=optimizer_steps(settings, rows_per_step=rows, partial=True))
+        steps = optimizer_steps(settings, rows_per_step=rows, partial=True)
+        return estimate(settings, optimizer_steps=steps)
 
     def check(self, settings: StageSettings) -> Iterable[Finding]:
         """See `check_common`."""

@@ -30,6 +30,7 @@ from qvl_trl.policy.lora import unrounded
 from qvl_trl.rows import to_dataset
 from qvl_trl.training.callback import RunnerCallback
 from qvl_trl.training.checkpoint import Saved, read_checkpoint, tensors_only
+from qvl_trl.training.memory import Meter
 
 BASELINE = "baseline"
 """Under this name the measures of the model before training are kept for later attempts."""
@@ -58,7 +59,7 @@ class Method(Protocol):
 
 def run_stage(ctx: StageContext, method: Method) -> StageResult:
     """Run the stage that `ctx` describes. Raises StageStopped and StageError."""
-    settings = ctx.settings
+    settings, meter = ctx.settings, Meter(ctx.settings)
     with watched(ctx):
         examples = read_examples(settings.data, kind=method.kind, cache=ctx.cache)
     ctx.progress("load")
@@ -78,7 +79,7 @@ def run_stage(ctx: StageContext, method: Method) -> StageResult:
     if saved is None or not finished:
         if not before and (before := _measures(ctx, policy, method, held_out, trained=False)):
             ctx.record(BASELINE, before)
-        saved = _train(ctx, policy, method, to_dataset(examples), saved)
+        saved = _train(ctx, policy, method, to_dataset(examples), saved, meter)
     after = _measures(ctx, policy, method, held_out, trained=True)
     measures: dict[str, tuple[float | None, float | None]] = {
         name: (before.get(name), value) for name, value in after.items()
@@ -89,7 +90,13 @@ def run_stage(ctx: StageContext, method: Method) -> StageResult:
     ctx.progress("save")
     output = ctx.scratch / "final"
     save_artifact(policy, output)
-    return StageResult(output=output, steps=saved.step, measures=measures, usage=usage(policy))
+    return StageResult(
+        output=output,
+        steps=saved.step,
+        measures=measures,
+        usage=usage(policy),
+        memory=meter.read(),
+    )
 
 
 def read_examples(data: DataSettings | None, *, kind: Kind, cache: Path) -> Sequence[Example]:
@@ -143,7 +150,12 @@ def _measures(
 
 
 def _train(
-    ctx: StageContext, policy: Policy, method: Method, dataset: Any, saved: Saved | None
+    ctx: StageContext,
+    policy: Policy,
+    method: Method,
+    dataset: Any,
+    saved: Saved | None,
+    meter: Meter,
 ) -> Saved:
     """Train to the end, on from `saved`; returns the state then. Raises StageStopped after a stop that was saved."""
     from transformers import PrinterCallback
@@ -161,7 +173,7 @@ def _train(
         trainer._load_scaler = lambda checkpoint: None  # noqa: ARG005
     resume_from = str(ctx.resume_from) if ctx.resume_from else None
     try:
-        with tensors_only():
+        with tensors_only(), meter.training(trainer.seen):
             trainer.train(resume_from_checkpoint=resume_from)
     except RuntimeError as error:
         raise _data_error(error) or error from None

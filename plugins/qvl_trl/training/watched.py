@@ -15,6 +15,7 @@ from transformers import Trainer
 
 from qvl_run.contract import StageError
 from qvl_trl.training.divergence import LOSSES, OVERFLOWS, Divergence, Part
+from qvl_trl.training.memory import RowsSeen
 
 SOURCES = "sources"
 """Under this key a batch carries the sources of its rows, from the worker that made it to the trainer."""
@@ -45,6 +46,7 @@ class Watched(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._divergence = Divergence()
+        self.seen = RowsSeen()
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The batches of one optimizer step."""
@@ -54,6 +56,11 @@ class Watched(Trainer):
         ]
         self.done = []
         return batches, items
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss of one batch."""
+        self.seen.note(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Forward and backward of one batch."""

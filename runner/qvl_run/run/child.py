@@ -44,6 +44,7 @@ def main(folder: AttemptFolder) -> int:
         facts = {
             "measures": {name: list(pair) for name, pair in result.measures.items()},
             "usage": result.usage,
+            "memory": dict(result.memory),
         }
         _write_usage(result)
         context.commit_output(result.output, step=result.steps, facts=facts)

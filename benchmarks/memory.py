@@ -1,0 +1,385 @@
+"""Memory of the GPU: predicted beside measured, for the settings of `memory_settings`. Needs a CUDA GPU.
+
+    python benchmarks/memory.py measure --out build/memory.jsonl [--part 1/3] [--model random:...] [--quantization nf4]
+    python benchmarks/memory.py table build/memory.jsonl
+
+Each setting trains two optimizer steps on the real trainers, on a model of the real sizes with random weights. What is
+measured is the most that PyTorch's allocator held in tensors; what it had reserved is told beside it. Several of these
+may run side by side: each sees its own memory alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import rows
+from memory_settings import Setting, settings
+
+from qvl_run import plugins
+from qvl_run.settings import (
+    DataSettings,
+    LoraSettings,
+    ModelSettings,
+    StageSettings,
+    TrainingSettings,
+)
+from qvl_run.spec.schema import with_defaults
+
+KINDS = {"sft": "sft", "dpo": "preference", "grpo": "prompt"}
+STEPS = 2
+GIB = 2**30
+
+
+@dataclass
+class Context:
+    """As much of a `StageContext` as a trainer asks for."""
+
+    settings: StageSettings
+    scratch: Path
+    cache: Path
+    input: Path | None = None
+    resume_from: Path | None = None
+
+    def progress(self, section: str, **_: Any) -> None: ...
+
+    def commit_checkpoint(self, folder: Path, *, step: int) -> None: ...
+
+    def stop_requested(self) -> bool:
+        return False
+
+    def save_requested(self) -> bool:
+        return False
+
+
+@dataclass
+class Meter:
+    """Peaks of the phases of a run, from the hooks that `watch` sets."""
+
+    peaks: dict[str, int] = field(default_factory=dict)
+    reserved: int = 0
+    tokens: int = 0
+    scored: int = 0
+    batches: int = 0
+    padded: bool = False
+    arriving: dict[str, str] = field(default_factory=dict)
+    """The dtype that comes out of each kind of layer in the forward pass of training."""
+
+    def phase(self, name: str) -> None:
+        """`name` has ended."""
+        import torch
+
+        self.peaks[name] = max(self.peaks.get(name, 0), torch.cuda.max_memory_allocated())
+        self.reserved = max(self.reserved, torch.cuda.max_memory_reserved())
+        torch.cuda.reset_peak_memory_stats()
+
+    @contextmanager
+    def within(self, name: str) -> Iterator[None]:
+        """Whatever is alive then counts to `name`."""
+        self.phase("between")
+        yield
+        self.phase(name)
+
+
+def stage_settings(setting: Setting) -> StageSettings:
+    """`setting` as a job says it."""
+    lora = None if setting.rank is None else LoraSettings(r=setting.rank, alpha=2 * setting.rank)
+    options: dict[str, Any] = {}
+    if setting.uses == "grpo":
+        options = {
+            "num_generations": setting.generations,
+            "max_completion_length": setting.completion,
+            "rewards": [{"name": "brevity", "with": {"max_words": 8}}],
+        }
+    return StageSettings(
+        name=setting.uses,
+        uses=setting.uses,
+        model=ModelSettings(
+            name=setting.model,
+            precision=setting.precision,
+            quantization=setting.quantization,
+            lora=lora,
+            image_tokens=(64, 4096),
+        ),
+        training=TrainingSettings(
+            max_steps=STEPS,
+            per_device_train_batch_size=setting.batch,
+            gradient_accumulation_steps=setting.accumulation,
+            gradient_checkpointing=setting.checkpointing,
+            optim=setting.optim,
+            learning_rate=1e-4,
+            save_steps=10**6,
+            logging_steps=1,
+        ),
+        data=DataSettings(format="jsonl", path="rows.jsonl"),
+        options=with_defaults(options, plugins.stage(setting.uses).schema),
+    )
+
+
+def measure(setting: Setting, *, folder: Path) -> dict[str, Any]:
+    """What `setting` takes, predicted and measured."""
+    import torch
+
+    from qvl_trl.memory.predict import phases
+    from qvl_trl.memory.shape import Shape
+    from qvl_trl.models.architecture import architecture
+    from qvl_trl.policy.artifact import save_artifact
+    from qvl_trl.policy.load import load_policy
+    from qvl_trl.policy.lora import unrounded
+    from qvl_trl.rows import to_dataset
+    from qvl_trl.training import dpo, grpo, sft
+
+    chosen = stage_settings(setting)
+    # fp16 is for GPUs without bf16, which have no flash kernel either.
+    torch.backends.cuda.enable_flash_sdp(setting.precision != "fp16")
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        ctx = Context(chosen, scratch=Path(scratch), cache=folder)
+        start = None
+        policy = load_policy(chosen.model, start=None, seed=0, ctx=ctx)
+        if setting.follows:
+            start = Path(scratch) / "adapter"
+            save_artifact(policy, start)
+            del policy
+            gc.collect()
+            policy = load_policy(chosen.model, start=start, seed=0, ctx=ctx)
+        meter = Meter()
+        meter.phase("load")
+        data = rows.write(
+            Path(scratch) / "rows",
+            count=STEPS * setting.batch * setting.accumulation,
+            tokenizer=policy.processor.tokenizer,
+            image=setting.image,
+            question_tokens=setting.question,
+            answer_tokens=setting.answer,
+        )
+        kind = KINDS[setting.uses]
+        read = DataSettings(format="jsonl", path=str(data[kind]))
+        examples = plugins.data_format("jsonl").examples(read, kind=kind, cache=ctx.scratch)
+        method: Any = {"sft": sft.Sft, "dpo": dpo.Dpo, "grpo": grpo.Grpo}[setting.uses]()
+        with unrounded(policy.model):
+            trainer, _ = method.trainer(ctx, policy, to_dataset(examples))
+        watch(trainer, meter)
+        listen(policy.model, meter)
+        began = time.perf_counter()
+        trainer.train()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+        meter.phase("between")
+        image = policy.processor.image_processor.get_number_of_image_patches(
+            *setting.image[::-1], {}
+        )
+        shape = Shape(
+            prompt=meter.tokens - meter.scored,
+            answer=meter.scored,
+            image_tokens=image // 4,
+            padded=meter.padded,
+        )
+        sizes = architecture(setting.model)
+        assert sizes is not None
+        predicted = {one.phase: one.total for one in phases(chosen, sizes, shape)}
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        found = {
+            "setting": asdict(setting),
+            "gpu": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "shape": asdict(shape),
+            "measured": meter.peaks,
+            "reserved": meter.reserved,
+            "predicted": predicted,
+            "losses": losses,
+            "dtypes": {**dtypes(policy.model), **meter.arriving},
+            "seconds": seconds,
+        }
+        del trainer, policy
+    return found
+
+
+def watch(trainer: Any, meter: Meter) -> None:
+    """Have `trainer` tell `meter` of its phases and of the rows' sizes."""
+    compute_loss, training_step = trainer.compute_loss, trainer.training_step
+
+    def loss(model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        size(inputs, meter)
+        with meter.within("forward"):
+            return compute_loss(model, inputs, *args, **kwargs)
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        result = training_step(*args, **kwargs)
+        meter.phase("backward")
+        return result
+
+    trainer.compute_loss, trainer.training_step = loss, step
+    if hasattr(trainer, "_generate_single_turn"):
+        generate = trainer._generate_single_turn
+
+        def sample(*args: Any, **kwargs: Any) -> Any:
+            with meter.within("sampling"):
+                return generate(*args, **kwargs)
+
+        trainer._generate_single_turn = sample
+
+
+def listen(model: Any, meter: Meter) -> None:
+    """Note which dtypes come out of the layers of `model`, whatever its options say."""
+    kinds = {
+        "language_model.layers.0.self_attn.q_proj.base_layer": "base linear",
+        "language_model.layers.0.mlp.down_proj.lora_A.default": "adapter",
+        "language_model.layers.0": "layer",
+        "visual.blocks.0.mlp.linear_fc1": "vision linear",
+    }
+    for name, module in model.named_modules():
+        kind = next((k for end, k in kinds.items() if name.endswith(end)), None)
+        if kind is not None:
+
+            def note(module: Any, _: Any, output: Any, kind: str = kind) -> None:
+                first = output[0] if isinstance(output, tuple) else output
+                when = "training" if module.training and first.requires_grad else "no grad"
+                meter.arriving[f"{kind}, {when}"] = str(first.dtype).removeprefix("torch.")
+
+            module.register_forward_hook(note)
+
+
+def size(inputs: Mapping[str, Any], meter: Meter) -> None:
+    """Note how long the rows of `inputs` are."""
+    if "prompt_ids" in inputs:
+        mask = inputs["prompt_mask"]
+        tokens = mask.size(1) + inputs["completion_ids"].size(1)
+        scored = inputs["completion_ids"].size(1)
+    else:
+        mask = inputs["attention_mask"]
+        tokens = mask.size(1)
+        labels = (
+            inputs["completion_mask"] == 1
+            if "completion_mask" in inputs
+            else inputs["labels"] != -100
+        )
+        scored = -(-int(labels.sum()) // len(labels))
+    meter.padded |= not bool(mask.bool().all())
+    if tokens > meter.tokens:
+        meter.tokens, meter.scored = tokens, scored
+
+
+def dtypes(model: Any) -> dict[str, int]:
+    """How many parameters are held in which dtype; `trained ...` for those with a gradient."""
+    found: dict[str, int] = {}
+    for parameter in model.parameters():
+        name = str(parameter.dtype).removeprefix("torch.")
+        name = f"trained {name}" if parameter.requires_grad else name
+        found[name] = found.get(name, 0) + parameter.numel()
+    return found
+
+
+def chosen_settings(args: argparse.Namespace) -> Sequence[Setting]:
+    """Those that the command line asks for."""
+    found = [
+        one
+        for one in settings()
+        if args.only in (None, one.uses)
+        and args.model in (None, one.model)
+        and args.quantization in (None, one.quantization)
+    ]
+    part, parts = (int(text) for text in args.part.split("/"))
+    return found[part - 1 :: parts]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, a line each."""
+    import torch
+
+    args.cache.mkdir(parents=True, exist_ok=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + args.seconds
+    with args.out.open("a") as out:
+        for setting in chosen_settings(args):
+            if time.monotonic() > until:
+                print("out of time", flush=True)
+                break
+            began = time.monotonic()
+            try:
+                found = measure(setting, folder=args.cache)
+            except Exception as error:  # the others are still worth measuring
+                print(f"failed: {setting}: {type(error).__name__}: {error}", flush=True)
+                gc.collect()
+                torch.cuda.empty_cache()
+                continue
+            out.write(json.dumps(found) + "\n")
+            out.flush()
+            print(line(found), f"{time.monotonic() - began:.1f} s", flush=True)
+
+
+def line(found: Mapping[str, Any]) -> str:
+    """One measurement for people."""
+    one = Setting(**found["setting"])
+    measured, predicted = peak(found["measured"]), max(found["predicted"].values())
+    phase = max(found["predicted"], key=found["predicted"].get)
+    ratio = predicted / measured
+    name = one.model.split("-VL-")[-1].split("-")[0]
+    return (
+        f"{one.uses:5}{name} {one.precision} {one.quantization:5} r{one.rank} {one.batch}x{one.accumulation} "
+        f"{'ckpt' if one.checkpointing else 'full'} {one.image[0]}x{one.image[1]} {found['shape']['prompt']}+"
+        f"{found['shape']['answer']} measured {measured / GIB:.3f} predicted {predicted / GIB:.3f} ({phase}) "
+        f"{ratio - 1:+.1%}{' held out' if one.held_out else ''}"
+    )
+
+
+def peak(measured: Mapping[str, int]) -> int:
+    """The most while training: loading is done before."""
+    return max(value for name, value in measured.items() if name != "load")
+
+
+def table(args: argparse.Namespace) -> None:
+    """All that was measured, and the largest error of both kinds."""
+    found = [json.loads(text) for path in args.files for text in path.read_text().splitlines()]
+    for one in found:
+        print(line(one))
+    for name, group in (
+        ("fitted", [one for one in found if not one["setting"]["held_out"]]),
+        ("held out", [one for one in found if one["setting"]["held_out"]]),
+    ):
+        errors = [max(one["predicted"].values()) / peak(one["measured"]) - 1 for one in group]
+        if errors:
+            print(f"{name}: {len(errors)} settings, error {min(errors):+.1%} to {max(errors):+.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(required=True)
+    measuring = verbs.add_parser("measure")
+    measuring.add_argument("--out", type=Path, default=Path("build/memory.jsonl"))
+    measuring.add_argument(
+        "--cache", type=Path, default=Path("build/models"), help="where random weights are kept"
+    )
+    measuring.add_argument("--part", default="1/1")
+    measuring.add_argument("--only", choices=KINDS)
+    measuring.add_argument("--model")
+    measuring.add_argument("--quantization")
+    measuring.add_argument(
+        "--seconds", type=float, default=1e9, help="begin no setting after so long"
+    )
+    measuring.set_defaults(verb=run)
+    showing = verbs.add_parser("table")
+    showing.add_argument("files", type=Path, nargs="+")
+    showing.set_defaults(verb=table)
+    args = parser.parse_args()
+    args.verb(args)
+
+
+if __name__ == "__main__":
+    main()

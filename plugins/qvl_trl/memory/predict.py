@@ -1,0 +1,289 @@
+"""The peak of a stage: the moment at which most is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qvl_run.contract import Peak
+from qvl_run.settings import StageSettings
+from qvl_trl.memory import weights
+from qvl_trl.memory.layers import Layer
+from qvl_trl.memory.shape import Shape
+from qvl_trl.memory.weights import Numbers
+from qvl_trl.models.architecture import Architecture
+from qvl_trl.models.parts import Text, Vision
+
+TILE = 32768
+"""Words of the vocabulary that TRL's fused output layer scores at once, for `TILE_TOKENS` tokens at most
+(trl/kernels/chunked_logprob.py)."""
+TILE_TOKENS = 4096
+MARGIN = 0.02
+"""Share of everything that is added: what no term stands for. Measured by `benchmarks/memory.py`."""
+LIBRARIES = 64 * 2**20
+"""Workspaces of cuBLAS, which lie in PyTorch's allocator: 32 MiB a thread that multiplies on a GPU of capability 9.0,
+8 below (aten/src/ATen/cuda/CublasHandlePool.cpp)."""
+TURNING = 34
+"""Bytes a number of the vision tower's width and patch, where most of it is alive: queries and keys are turned in
+float32, out of place."""
+
+
+QUESTION = 512
+"""Tokens beside the picture of a question that is only asked, which `max_seq_length` does not bound."""
+
+
+def peak(settings: StageSettings, architecture: Architecture, shape: Shape) -> Peak:
+    """Of the whole stage, with rows of `shape`."""
+    stage = _Stage(settings=settings, architecture=architecture, shape=shape)
+    found = [*phases(settings, architecture, shape), *stage.measuring()]
+    return max(found, key=lambda one: one.total)
+
+
+def training_peak(settings: StageSettings, architecture: Architecture, shape: Shape) -> Peak:
+    """Of the training loop alone."""
+    return max(phases(settings, architecture, shape), key=lambda one: one.total)
+
+
+def phases(settings: StageSettings, architecture: Architecture, shape: Shape) -> Iterator[Peak]:
+    """The moments of the training loop that may be its peak."""
+    stage = _Stage(settings=settings, architecture=architecture, shape=shape)
+    yield stage.seeing()
+    yield stage.loss()
+    yield stage.backward()
+    yield stage.update()
+    if settings.uses == "dpo":
+        yield stage.reference()
+    if settings.uses == "grpo":
+        yield stage.sampling()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    settings: StageSettings
+    architecture: Architecture
+    shape: Shape
+
+    @property
+    def text(self) -> Text:
+        return self.architecture.text
+
+    @property
+    def vision(self) -> Vision:
+        return self.architecture.vision
+
+    @property
+    def numbers(self) -> Numbers:
+        return weights.numbers(self.settings.model)
+
+    @property
+    def layer(self) -> Layer:
+        # fp16 is for GPUs without bf16, which have no flash kernel either: see qvl_trl.policy.attention.
+        expanded = self.shape.padded or self.settings.model.precision == "fp16"
+        return Layer(text=self.text, model=self.settings.model, expanded=expanded)
+
+    @property
+    def rows(self) -> int:
+        """That go through the model at once. A pair is two."""
+        pairs = 2 if self.settings.uses == "dpo" else 1
+        return pairs * self.settings.training.per_device_train_batch_size
+
+    @property
+    def accumulation(self) -> int:
+        return self.settings.training.gradient_accumulation_steps
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.shape.tokens
+
+    @property
+    def trained(self) -> int:
+        return weights.trained(self.architecture, self.settings.model.lora)
+
+    @property
+    def refers(self) -> bool:
+        """Whether there is a reference model."""
+        uses = self.settings.uses
+        return uses == "dpo" or (uses == "grpo" and self.settings.options["beta"] != 0)
+
+    @property
+    def hidden(self) -> int:
+        """Bytes of a token between the layers."""
+        return self.text.hidden_size * self.numbers.residual
+
+    @property
+    def pixels(self) -> int:
+        """Of all rows of an optimizer step: they are on the GPU before its first batch is."""
+        patches = self.rows * self.accumulation * self.shape.patches
+        return patches * self.vision.patch_values * 4
+
+    @property
+    def gradients(self) -> int:
+        return 4 * self.trained
+
+    @property
+    def casts(self) -> int:
+        """Trained weights in half precision: autocast keeps what it has cast."""
+        return self.trained * self.numbers.compute if self.numbers.mixed else 0
+
+    @property
+    def spread(self) -> int:
+        """One quantized weight, the largest, as it is multiplied."""
+        if self.settings.model.quantization == "none":
+            return 0
+        return 2 * self.text.hidden_size * self.text.intermediate_size
+
+    @property
+    def pictures(self) -> int:
+        """What the vision tower hands over: its output, and what the first text layers take."""
+        width, deep = self.text.hidden_size, len(self.vision.deepstack_visual_indexes)
+        seen = self.rows * self.shape.image_tokens * width * self.numbers.compute
+        return seen * self.vision.mergers + deep * self.tokens * self.hidden
+
+    @property
+    def kept(self) -> int:
+        """For the backward pass: of all layers, and of the embedded tokens with the pictures put in."""
+        again = self.settings.training.gradient_checkpointing
+        layer = self.layer.between if again else self.layer.saved
+        layers = self.text.num_hidden_layers * (layer + self.layer.held)
+        masks = self.mask * (1 if again else self.text.num_hidden_layers)
+        return (layers + 2 * self.hidden) * self.tokens + masks + self.pictures + self.seen
+
+    @property
+    def mask(self) -> int:
+        """What one layer's attention adds to its scores where rows are padded."""
+        if not self.shape.padded:
+            return 0
+        return self.rows * self.shape.tokens**2 * self.numbers.compute
+
+    @property
+    def seen(self) -> int:
+        """Of the vision tower, where it is trained too."""
+        model, wide = self.settings.model, self.vision.intermediate_size
+        if model.lora is not None and not any(
+            weights.adapted(name, model.lora.target_modules) for name in weights.VISION
+        ):
+            return 0
+        own, size = self.vision.hidden_size, self.numbers.compute
+        # In float32 the inputs of both norms; those of the linear layers, of attention and of the activation.
+        block = 8 * own + size * (3 * own + wide) + size * (4 * own + wide)
+        between = own * self.numbers.residual
+        depth = self.vision.depth
+        again = self.settings.training.gradient_checkpointing
+        return (
+            self.rows * self.shape.patches * (between * depth + block if again else block * depth)
+        )
+
+    @property
+    def looking(self) -> int:
+        """The vision tower at work, nothing saved."""
+        return self.rows * self.shape.patches * self.vision.hidden_size * TURNING
+
+    def seeing(self) -> Peak:
+        return self._at("pictures", self._standing, vision=self.looking, casts=self.casts)
+
+    def loss(self) -> Peak:
+        scored = self.rows * self.shape.answer
+        # The last norm's input in float32 and its output; of what is scored a copy, and its gradient in float32.
+        norm = self.tokens * (4 * self.text.hidden_size + self.hidden)
+        copies = scored * (self.hidden + 4 * self.text.hidden_size)
+        tile = min(scored, TILE_TOKENS) * TILE * self.numbers.compute
+        if self.numbers.weight != self.numbers.compute:
+            # The weights of a tile are cast, and the next are before those are given back.
+            tile += 2 * TILE * self.text.hidden_size * self.numbers.compute
+        return self._at(
+            "loss",
+            self._standing,
+            activations=self.kept + norm,
+            logits=tile + copies,
+            casts=self.casts,
+        )
+
+    def backward(self) -> Peak:
+        again = self.settings.training.gradient_checkpointing
+        work = self.layer.again if again else self.layer.moment
+        kept = self.kept + work * self.tokens
+        casts = self.casts // self.text.num_hidden_layers if again else self.casts
+        parts = {"activations": kept, "casts": casts, "unpacked weight": self.spread}
+        if self.accumulation == 1:
+            # The gradients grow while what is kept is given back.
+            shrinking = self.text.num_hidden_layers * self.layer.between * self.tokens
+            parts["gradients"] = max(0, self.gradients - shrinking)
+        return self._at("backward", self._standing, **parts)
+
+    def update(self) -> Peak:
+        eight_bit = self.settings.training.optim == "adamw_8bit"
+        work = 0 if eight_bit else 4 * self.trained
+        held = {**self._standing, "gradients": self.gradients}
+        return self._at("optimizer step", held, **{"optimizer's work": work})
+
+    def reference(self) -> Peak:
+        work = max(self.layer.passing * self.tokens + self.pictures, self.looking)
+        parts = {"activations": self.kept, "reference": work, "casts": self.casts}
+        return self._at("reference", self._standing, **parts)
+
+    def sampling(self) -> Peak:
+        count = self.rows * self.accumulation
+        return self._generating("sampling", count, self.shape.prompt, self.shape.tokens)
+
+    def measuring(self) -> Iterator[Peak]:
+        """What is measured before and after training."""
+        evaluation = self.settings.evaluation
+        if evaluation is not None:
+            prompt = min(self.shape.tokens, self.shape.image_tokens + QUESTION)
+            whole = prompt + evaluation.max_new_tokens
+            yield self._generating("evaluation", evaluation.batch_size, prompt, whole)
+        if self.settings.eval_data is not None and self.settings.uses != "grpo":
+            yield self.scoring()
+
+    def scoring(self) -> Peak:
+        """Held-out rows: of the scored tokens all words' logits, as they come and twice in float32."""
+        logits = self.rows * self.shape.answer * self.text.vocab_size * (self.numbers.compute + 8)
+        work = self.layer.passing * self.tokens + self.pictures
+        return self._at("held-out rows", self._resting, activations=work, logits=logits)
+
+    def _generating(self, phase: str, rows: int, prompt: int, whole: int) -> Peak:
+        """`rows` answers at once, to prompts of `prompt` tokens, until they are `whole` tokens long."""
+        share = rows / self.rows
+        pixels = round(share * self.pixels / self.accumulation)
+        looking = round(share * self.looking) + pixels // 4 * self.numbers.weight
+        cache = rows * whole * self.layer.cache * self.text.num_hidden_layers
+        reading = (self.layer.passing + 4 * self.hidden) * rows * prompt + round(
+            share * self.pictures
+        )
+        # The pictures of these rows, beside those that are there anyway.
+        held = {
+            **self._resting,
+            "batch": self._resting["batch"] + pixels,
+            "unpacked weight": self.spread,
+        }
+        if looking > cache + reading:
+            return self._at(phase, held, vision=looking)
+        return self._at(phase, held, cache=cache, activations=reading)
+
+    @property
+    def _resting(self) -> dict[str, int]:
+        """What is there between two steps."""
+        return {**self._standing, "gradients": 0}
+
+    @property
+    def _standing(self) -> dict[str, int]:
+        """What is there in every moment of training after the first step."""
+        model = self.settings.model
+        base = weights.base(self.architecture, model)
+        adapters = 0 if model.lora is None else 4 * self.trained
+        # The reference: a frozen copy of what is trained.
+        copies = 1 if self.refers else 0
+        return {
+            "weights": base + (copies * base if model.lora is None else 0),
+            "adapters": adapters + copies * adapters,
+            "gradients": self.gradients if self.accumulation > 1 else 0,
+            "optimizer": weights.optimizer(self.architecture, self.settings),
+            "batch": self.pixels,
+            "libraries": LIBRARIES,
+        }
+
+    @staticmethod
+    def _at(phase: str, held: dict[str, int], **parts: int) -> Peak:
+        every = {name: held.get(name, 0) + parts.get(name, 0) for name in {**held, **parts}}
+        every["margin"] = round(MARGIN * sum(every.values()))
+        return Peak(phase=phase, parts={name: size for name, size in every.items() if size})

@@ -1,0 +1,104 @@
+"""What is in memory whatever the batch: weights, adapters, their gradients, the optimizer's state. In bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qvl_run.settings import LoraSettings, ModelSettings, StageSettings
+from qvl_trl.models.architecture import Architecture
+
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight: 4 bits, a scale of 8 bits a block of 64, one of 32 bits 256 blocks (Dettmers et al. 2023,
+arXiv:2305.14314, double quantization)."""
+LANGUAGE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+VISION = ("qkv", "proj", "linear_fc1", "linear_fc2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """How numbers are held. `compute` is the bytes of one in a matrix product, `residual` of one between the layers,
+    `weight` of one in a base weight that is no linear layer's."""
+
+    compute: int
+    residual: int
+    weight: int
+
+    @property
+    def mixed(self) -> bool:
+        """Whether autocast casts what goes into a matrix product."""
+        return self.compute != 4
+
+
+def numbers(model: ModelSettings) -> Numbers:
+    """Of a policy as `qvl_trl.policy.load` loads it."""
+    half = model.precision != "fp32"
+    if model.lora is None or model.quantization != "none":
+        return Numbers(compute=2 if half else 4, residual=4, weight=4)
+    size = 2 if half else 4
+    return Numbers(compute=size, residual=size, weight=size)
+
+
+def base(architecture: Architecture, model: ModelSettings) -> int:
+    """The base model's weights. Quantized are the linear layers of both parts, but for the output layer."""
+    held = numbers(model)
+    if model.quantization == "none":
+        return architecture.parameters * held.weight
+    text, vision = architecture.text, architecture.vision
+    rows = _rows(architecture)
+    linear = (
+        text.num_hidden_layers * text.layer_linear
+        + vision.depth * vision.block_linear
+        + vision.mergers * vision.merger_linear
+    )
+    each = NF4 if model.quantization == "nf4" else 1.0
+    scales = 4 * rows if model.quantization == "int8" else 0
+    return round(linear * each) + scales + (architecture.parameters - linear) * held.weight
+
+
+def trained(architecture: Architecture, lora: LoraSettings | None) -> int:
+    """Parameters that are trained."""
+    if lora is None:
+        return architecture.parameters
+    return lora.r * sum(
+        ins + outs
+        for name, ins, outs in linears(architecture)
+        if adapted(name, lora.target_modules)
+    )
+
+
+def adapted(name: str, targets: tuple[str, ...] | str) -> bool:
+    """Whether an adapter of `targets` is on the linear layers called `name`."""
+    if targets == "language":
+        return name in LANGUAGE
+    if targets == "all-linear":
+        return True
+    return any(target.split(".")[-1] == name for target in targets)
+
+
+def linears(architecture: Architecture) -> list[tuple[str, int, int]]:
+    """Every linear layer but the output layer: its name, its inputs, its outputs."""
+    text, vision = architecture.text, architecture.vision
+    wide, hidden = text.intermediate_size, text.hidden_size
+    queries, keys = (
+        n * text.head_dim for n in (text.num_attention_heads, text.num_key_value_heads)
+    )
+    layer = [
+        ("q_proj", hidden, queries), ("k_proj", hidden, keys), ("v_proj", hidden, keys), ("o_proj", queries, hidden),
+        ("gate_proj", hidden, wide), ("up_proj", hidden, wide), ("down_proj", wide, hidden),
+    ]  # fmt: skip
+    own, inner, merged = vision.hidden_size, vision.intermediate_size, vision.merged_size
+    block = [
+        ("qkv", own, 3 * own), ("proj", own, own), ("linear_fc1", own, inner), ("linear_fc2", inner, own),
+    ]  # fmt: skip
+    merger = [("linear_fc1", merged, merged), ("linear_fc2", merged, vision.out_hidden_size)]
+    return layer * text.num_hidden_layers + block * vision.depth + merger * vision.mergers
+
+
+def optimizer(architecture: Architecture, settings: StageSettings) -> int:
+    """The state of Adam: two numbers a parameter, in 8 bits (with a scale a block of 256) or 32."""
+    count = trained(architecture, settings.model.lora)
+    return round(count * (2 * (1 + 4 / 256) if settings.training.optim == "adamw_8bit" else 8))
+
+
+def _rows(architecture: Architecture) -> int:
+    return sum(outs for _, _, outs in linears(architecture))
