@@ -17,11 +17,13 @@ GIB = 1024**3
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU. `vram` is its whole memory in bytes; `capability` the CUDA compute capability."""
+    """One GPU. `vram` is its whole memory in bytes, `free` what no process held when it was looked at, None where that
+    is not known; `capability` the CUDA compute capability."""
 
     name: str
     vram: int
     capability: tuple[int, int]
+    free: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +112,12 @@ def _gpu() -> Gpu | None:
             handle = pynvml.nvmlDeviceGetHandleByUUID(first)
         name = pynvml.nvmlDeviceGetName(handle)
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-        vram = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         return Gpu(
             name=name if isinstance(name, str) else name.decode(),
-            vram=vram,
+            vram=int(memory.total),
             capability=(major, minor),
+            free=int(memory.free),
         )
     except pynvml.NVMLError:
         return None

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qvl_run.hardware import Machine
+from qvl_run.plan.fit import fit
 from qvl_run.plan.make import Places, store_missing
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.job import Job
@@ -26,8 +27,9 @@ def preflight(job: Job, machine: Machine, where: Places) -> Iterator[Diagnostic]
             message=f"training needs {', '.join(missing)}, not installed here",
             hint='pip install "qvl-run[train]"',
         )
-    quantized = any(s.model.get("quantization", "none") != "none" for s in job.stages)
-    eight_bit = any(s.training.optim == "adamw_8bit" for s in job.stages)
+    stages = [fitted.spec for fitted in fit(job, machine).values()]
+    quantized = any(s.model.get("quantization", "none") != "none" for s in stages)
+    eight_bit = any(s.training.optim == "adamw_8bit" for s in stages)
     if (quantized or eight_bit) and machine.gpu and find_spec("bitsandbytes") is None:
         yield Diagnostic(
             code="QVL410",
