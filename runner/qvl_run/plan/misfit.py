@@ -101,9 +101,11 @@ def _smaller(spec: StageSpec, bench: Bench) -> str:
 def _lowered(job: Job, spec: StageSpec, bench: Bench) -> Sequence[ladder.Step] | None:
     """The rungs that recovery would go down until `spec` is predicted to fit; None where it cannot get there."""
     rule, steps = job.recovery.rule("oom"), list[ladder.Step]()
+    ceiling = job.recovery.max_restarts
+    most = 0 if not rule.retry else ceiling if rule.limit is None else min(rule.limit, ceiling)
     while bench.over(spec):
-        step = ladder.next_step(spec, rule.adapt) if rule.retry else None
-        if step is None or len(steps) == job.recovery.max_restarts:
+        step = ladder.next_step(spec, rule.adapt) if len(steps) < most else None
+        if step is None:
             return None
         spec = ladder.apply(spec, step.changes)
         steps.append(step)
