@@ -30,6 +30,7 @@ from qvl_run.units import show_size
 
 _SAMPLING = (("num_generations", 2), ("max_completion_length", 16))
 """Options of a stage that samples, with the least worth trying."""
+_MODEL = ("model", "name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +75,13 @@ def _too_large(job: Job, spec: StageSpec, bench: Bench, peak: Peak, room: int) -
     message += f" ({vram.told(peak)})"
     steps = _lowered(job, spec, bench)
     remedies = [remedy for remedy in changes(spec) if not bench.over(remedy.spec)]
-    span = _span(job, spec, *remedies[0].key) if remedies else _span(job, spec, "model", "name")
+    span = _span(job, spec, remedies[0].key if remedies else _MODEL)
     names = " or ".join(remedy.text for remedy in remedies)
     if steps is not None:
+        # The run starts as it is: only what leaves its result alone is worth writing.
+        names = " or ".join(
+            r.text for r in remedies if not ladder.changes_result([".".join(r.key)])
+        )
         last = {step.rung: step.text for step in steps}
         hint = f"after an out-of-memory, recovery goes on with {'; '.join(last.values())}"
         hint += f"; to begin with what fits: {names}" if names else ""
@@ -87,14 +92,15 @@ def _too_large(job: Job, spec: StageSpec, bench: Bench, peak: Peak, room: int) -
 
 
 def _smaller(spec: StageSpec, bench: Bench) -> str:
-    """What to say where no single change is enough."""
-    tried = spec
+    """What to say where no single change is enough: as many of them as are, in their order."""
+    texts: list[str] = []
     for key in [remedy.key for remedy in changes(spec)]:
-        found = next((remedy for remedy in changes(tried) if remedy.key == key), None)
-        tried = found.spec if found else tried
-    if tried is not spec and not bench.over(tried):
-        texts = ", ".join(remedy.text for remedy in changes(spec))
-        return f"no single change is enough; together these are: {texts}"
+        # One may make another impossible: an image must stay shorter than its row.
+        for remedy in (r for r in changes(spec) if r.key == key):
+            spec = remedy.spec
+            texts.append(remedy.text)
+        if not bench.over(spec):
+            return f"no single change is enough; together these are: {', '.join(texts)}"
     return "nothing that was tried is enough: take a smaller model, or a GPU with more memory"
 
 
@@ -142,10 +148,7 @@ def _remedy(spec: StageSpec, text: str, made: Changes) -> Remedy:
     return Remedy(key=tuple(next(iter(made)).split(".")), text=text, spec=filled(spec, made))
 
 
-def _span(job: Job, spec: StageSpec, *path: str) -> Span:
+def _span(job: Job, spec: StageSpec, path: tuple[str, ...]) -> Span:
     """Where `path` of the stage is written, in it or in the job's defaults; else where its model is."""
-    for at in (path, ("model", "name")):
-        for under in (("stages", spec.name), ()):
-            if job.document.has((*under, *at)):
-                return job.document.span((*under, *at))
-    return job.document.key_span(("stages", spec.name))
+    written = any(job.document.has(at) for at in (("stages", spec.name, *path), path))
+    return job.document.stage_span(spec.name, *(path if written else _MODEL))

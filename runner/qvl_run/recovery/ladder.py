@@ -103,7 +103,7 @@ def holds_batches(section: str | None) -> bool:
     return section not in _BEFORE_BATCHES
 
 
-def changes_result(changes: Changes) -> bool:
+def changes_result(changes: Iterable[str]) -> bool:
     """Whether any of `changes` makes another result than the job asks for."""
     return bool(set(changes) - _NEUTRAL_KEYS)
 
