@@ -250,3 +250,13 @@ def test_the_plan_as_data_has_the_same_and_follows_its_schema(
     assert stage["decisions"] == plan["decisions"]
     assert plan["findings"][0]["severity"] == "error"
     assert plan["space"]["total"] == plan["space"]["results"] > 0
+
+
+@pytest.mark.parametrize(("most", "code"), [("limit: 2", "QVL431"), ("limit: 1", "QVL430")])
+def test_recovery_goes_down_no_more_rungs_than_its_rule_allows(
+    found: Found, monkeypatch: pytest.MonkeyPatch, most: str, code: str
+) -> None:
+    needing(monkeypatch, Formula())
+    rules = f"recovery: {{rules: [{{on: oom, adapt: [micro_batch], {most}}}]}}"
+    (one,) = found(gpu_with(5.5), training=f"per_device_train_batch_size: 4\n{rules}")
+    assert one.code == code
