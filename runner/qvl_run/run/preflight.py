@@ -1,4 +1,5 @@
-"""What must be there before a run starts: the training libraries, the drive, what reads a bucket, room on the disk."""
+"""What must be there before a run starts: the training libraries, GPU memory for what was fitted to it, the drive, what
+reads a bucket, room on the disk."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qvl_run.hardware import Machine
+from qvl_run.plan import misfit
 from qvl_run.plan.fit import fit
 from qvl_run.plan.make import Places, store_missing
 from qvl_run.spec.diagnostic import Diagnostic
@@ -27,7 +29,9 @@ def preflight(job: Job, machine: Machine, where: Places) -> Iterator[Diagnostic]
             message=f"training needs {', '.join(missing)}, not installed here",
             hint='pip install "qvl-run[train]"',
         )
-    stages = [fitted.spec for fitted in fit(job, machine).values()]
+    fits = fit(job, machine)
+    yield from misfit.findings(job, machine, fits)
+    stages = [fitted.spec for fitted in fits.values()]
     quantized = any(s.model.get("quantization", "none") != "none" for s in stages)
     eight_bit = any(s.training.optim == "adamw_8bit" for s in stages)
     if (quantized or eight_bit) and machine.gpu and find_spec("bitsandbytes") is None:

@@ -13,8 +13,7 @@ from filelock import FileLock, Timeout
 
 from qvl_run import exit_codes, hardware
 from qvl_run.hardware import Machine
-from qvl_run.plan import decide, misfit
-from qvl_run.plan.fit import fit
+from qvl_run.plan import decide
 from qvl_run.plan.make import Places, make_plan, places
 from qvl_run.plan.saved import refuse_stale
 from qvl_run.run import report
@@ -42,15 +41,10 @@ def main(
     warn(loaded)
     check_data(loaded)
     machine, where = hardware.probe(), places(loaded)
-    findings = [
-        *decide.check(loaded, machine),
-        *misfit.findings(loaded, machine, fit(loaded, machine)),
-        *preflight(loaded, machine, where),
-    ]
-    if findings:
-        print(render(findings), file=sys.stderr)
-    if any(finding.severity == "error" for finding in findings):
-        return exit_codes.MACHINE
+    if found := [*decide.check(loaded, machine), *preflight(loaded, machine, where)]:
+        print(loaded.shown(render(found)), file=sys.stderr)
+        if any(finding.severity == "error" for finding in found):
+            return exit_codes.MACHINE
     if saved is not None:
         refuse_stale(Path(saved), make_plan(loaded, machine, choices=choices))
     show = Show(sys.stdout, shown=loaded.shown)

@@ -191,7 +191,7 @@ def test_run_refuses_before_anything_is_touched(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     needing(monkeypatch, Formula())
-    monkeypatch.setattr(hardware, "probe", lambda: gpu_with(2))
+    monkeypatch.setattr(hardware, "probe", lambda **_: gpu_with(2))
     path = job_file(JOB % ("", "seed: 0", ""))
     options = {"stage": None, "resume_from": None, "init_from": None, "from_scratch": False}
     code = run_verb.main(

@@ -8,6 +8,7 @@ from qvl_run.plan.make import places
 from qvl_run.run import preflight as checks
 from qvl_run.run.preflight import preflight
 from qvl_run.spec.load import load_job
+from tests.qvl_run.plan.fakes import Formula, needing
 
 JOB = """
 version: 1
@@ -40,3 +41,18 @@ def test_a_machine_with_everything_is_let_through(
     monkeypatch.setattr(checks, "find_spec", lambda name: object())
     job = load_job(job_file(JOB.replace("900TB", "1KB")))
     assert list(preflight(job, PROFILES["t4"], places(job))) == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "model"), [(20.0, "quantization: auto"), (1.0, "quantization: auto, lora: null")]
+)
+def test_what_auto_takes_needs_its_library_too(
+    job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, weights: float, model: str
+) -> None:
+    needing(monkeypatch, Formula(weights=weights))
+    text = JOB.replace("900TB", "1KB").replace("quantization: nf4", model)
+    job = load_job(job_file(text + "training: {optim: auto}\n"))
+    monkeypatch.setattr(checks, "find_spec", lambda name: name != "bitsandbytes" or None)
+    found = list(preflight(job, PROFILES["t4"], places(job)))
+    assert [d.code for d in found] == ["QVL410"]
+    assert list(preflight(job, PROFILES["cpu"], places(job))) == []
