@@ -19,6 +19,7 @@ CALLS = {
     "qvl-run validate cpu_quickstart": ["validate", "cpu_quickstart"],
     "qvl-run validate t4_full_pipeline": ["validate", "t4_full_pipeline"],
     "qvl-run plan t4_full_pipeline --assume t4": ["plan", "t4_full_pipeline", "--assume", "t4"],
+    "qvl-run doctor": ["doctor"],
 }
 
 

@@ -156,6 +156,21 @@ def plan(job: str, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument(
+    "job", metavar="[JOB]", required=False, type=click.Path(), shell_complete=_complete_job
+)
+@_overlays
+@click.option("--json", "as_json", is_flag=True, help="The same as data.")
+def doctor(job: str | None, **options: Any) -> None:
+    """Say what this machine is, what that means for training, and what is wrong with it, or with it for JOB."""
+    from qvl_run.verbs import doctor as verb
+
+    if job is None and (options["settings"] or options["profiles"]):
+        raise click.UsageError("--set and --profile change a JOB: name one")
+    sys.exit(verb.main(job, **options))
+
+
+@cli.command()
 @_JOB
 @_overlays
 @click.option("--stage", metavar="NAME", help="This stage only.")

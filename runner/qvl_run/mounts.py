@@ -19,3 +19,9 @@ def uploads_later(folder: Path) -> bool:
     """Whether what is written to `folder` is sent on afterwards, unseen: a mounted Google Drive (`fuse.drive`, see
     google/colab/drive.py) and every other file system in user space."""
     return file_system(folder).startswith("fuse") and file_system(folder) != "fuseblk"
+
+
+def google_drive() -> Path | None:
+    """Where Google Drive is mounted: the table has a line of type `fuse.drive`."""
+    drives = (part for part in psutil.disk_partitions(all=True) if part.fstype == "fuse.drive")
+    return next((Path(part.mountpoint) for part in drives), None)

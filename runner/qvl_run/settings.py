@@ -31,7 +31,8 @@ class LoraSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """The base model. `name` is a hub id, a local folder, or a name of a `qvl.models` entry point.
+    """The base model. `name` is a hub id, a local folder, or a name of a `qvl.models` entry point; `random:` before it
+    stands for its architecture with random weights.
 
     `precision` is the dtype of the compute (never "auto" here: the plan decides). `lora` is None for a full
     fine-tune. `image_tokens` bounds an image's tokens: (least, most), each token 32 x 32 pixels; None keeps the

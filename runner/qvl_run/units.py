@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them in a job file: `14GiB`, `20GB`, `12h`, `90min`."""
+"""Sizes, durations and the like as people write them in a job file: `14GiB`, `20GB`, `12h`, `90min`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def duration(text: str) -> float:
     """Seconds. Raises ValueError where `text` is not a duration."""
     number, unit = _split(text, DURATION)
     return number * _SECONDS[unit]
+
+
+def capability(value: str | float) -> tuple[int, int]:
+    """A CUDA compute capability from `8.0`, `"8.0"` or `8`. Raises ValueError where `value` is none: the minor number
+    has one digit."""
+    found = re.fullmatch(r"([1-9][0-9]?)(?:\.([0-9]))?", str(value))
+    if found is None:
+        raise ValueError(f"not a compute capability: {value!r}")
+    return int(found[1]), int(found[2] or 0)
 
 
 def show_size(count: float) -> str:

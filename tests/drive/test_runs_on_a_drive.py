@@ -188,7 +188,7 @@ def test_a_drive_that_is_mounted_again_gets_the_checkpoints(tmp_path: Path) -> N
         site.drive.mount()
         ran = site.end(process)
         assert ran.code == 0, ran.text
-        # Each thing that waits for the drive is told once; whether a segment of the story falls due meanwhile is chance.
+        # Each thing that waits for the drive is told once; whether a segment of the story falls due then is chance.
         assert ran.out.count("it stays on this machine's disk") == 1, ran.text
         assert ran.out.count("the log of events could not be taken") <= 1, ran.text
         assert ran.out.count("checkpoints reach") == 1, ran.text

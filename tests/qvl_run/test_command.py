@@ -133,6 +133,21 @@ def test_a_job_for_a_gpu_is_refused_where_there_is_none(qvl_run: Command, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_plan_for_a_gpu_that_is_not_here_is_shown_and_says_that_it_would_be_refused(
+    qvl_run: Command,
+) -> None:
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    here = qvl_run("plan", "t4_full_pipeline", env=hidden)
+    refused = qvl_run("t4_full_pipeline", env=hidden)
+    assert (here.returncode, refused.returncode) == (3, 3)
+    assert "(assumed: t4)" in here.stdout
+    assert "precision: fp16" in here.stdout
+    assert here.stdout.strip().endswith(refused.stderr.strip())
+    gone = qvl_run("plan", "t4_full_pipeline", "--assume", "v100")
+    assert "(assumed: v100; Colab no longer offers it)" in gone.stdout
+    assert gone.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -30,16 +30,26 @@ print(processor.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_to
 """
 """Loads an adapter with its base as well as a full model. Has no braces but `{path}`."""
 
+_RANDOM = "# The weights that training began with are random: what this answers means nothing.\n"
+_RANDOM_BASE = (
+    "# It loads while its base lies where adapter_config.json says: in the run's cache.\n"
+)
+SHARD = "2GB"
+"""Of a full model's file, at most: about so much is in memory once more while it is written."""
+
 
 def save_artifact(policy: Policy, folder: Path) -> None:
     """Write the trained adapter (never a reference copy), or the full model, and the processor's files."""
     if isinstance(policy.model, PeftModel):
         policy.model.save_pretrained(folder, selected_adapters=["default"])
     else:
-        policy.model.save_pretrained(folder)
+        policy.model.save_pretrained(folder, max_shard_size=SHARD)
     save_processor(policy.processor, folder, source=policy.source, revision=policy.revision)
 
 
 def usage(policy: Policy) -> str:
     """Lines of plain Python that load the artifact at `{path}` and ask it about a picture."""
-    return _USAGE.replace("DTYPE", str(policy.dtype).removeprefix("torch."))
+    lines = _USAGE.replace("DTYPE", str(policy.dtype).removeprefix("torch."))
+    if not policy.random:
+        return lines
+    return _RANDOM + (_RANDOM_BASE if isinstance(policy.model, PeftModel) else "") + lines

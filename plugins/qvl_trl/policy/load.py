@@ -7,7 +7,7 @@ float16 gradients. Autocast does the arithmetic in the compute dtype then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,9 @@ from qvl_run.settings import ModelSettings
 from qvl_trl.downloads.explain import explained
 from qvl_trl.downloads.model import model_folder
 from qvl_trl.downloads.watch import Watch, current
-from qvl_trl.policy.lora import add_adapter, is_adapter, load_adapter
+from qvl_trl.models.architecture import RANDOM
+from qvl_trl.policy import attention
+from qvl_trl.policy.lora import add_adapter, base_of, is_adapter, load_adapter
 from qvl_trl.policy.processor import Qwen3VLProcessor, load_processor
 
 FAMILY = "qwen3_vl"
@@ -39,13 +41,14 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """`model` is a PeftModel, or a full model where no adapter is trained. `source` is the folder that its base was
-    loaded from."""
+    loaded from, `random` whether the weights there were drawn at random."""
 
     model: Any
     processor: Qwen3VLProcessor
     source: str
     revision: None
     dtype: torch.dtype
+    random: bool = False
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -62,21 +65,33 @@ class Policy:
 
 
 def load_policy(
-    settings: ModelSettings, *, start: Path | None, seed: int, ctx: StageContext | None = None
+    settings: ModelSettings,
+    *,
+    start: Path | None,
+    seed: int,
+    ctx: StageContext | None = None,
+    place: Callable[[Path], str] | None = None,
 ) -> Policy:
     """The model at `start` (an adapter or a full model), else the base model, ready to be trained.
 
-    Downloads it first where it is not here, and tells `ctx` of that (None: `downloads.watch.current()`). Raises
-    StageStopped, and StageError: "download" where the hub cannot give it, "disk" where there is no room for it,
-    "config" where it is not a Qwen3-VL, does not fit the settings, or may not be had.
+    Downloads it first where it is not here, or draws its weights, and tells `ctx` of that (None:
+    `downloads.watch.current()`). Raises StageStopped, and StageError: "download" where the hub cannot give it, "disk"
+    where there is no room for it, "config" where it is not a Qwen3-VL, does not fit the settings, or may not be had.
+    `place` names the device for the base whose folder it is given; without it that is the GPU, where there is one.
     """
-    source, revision = locate(settings.name), settings.revision
+    watch = Watch(ctx) if ctx is not None else current()
+    random, revision = settings.name.startswith(RANDOM), settings.revision
     if start is not None and not is_adapter(start):
         source, revision = str(start), None
+    elif random:
+        source = str(_drawn(settings.name, watch.ctx))
+    else:
+        source = locate(settings.name)
+    if start is not None and is_adapter(start):
+        source = base_of(start, else_=source)
     remote = not Path(source).exists()
     folder = source
     if remote:
-        watch = Watch(ctx) if ctx is not None else current()
         folder = str(model_folder(source, revision=revision, watch=watch))
         watch.over()
         save_and_load.check_file_exists_on_hf_hub = _not_asked
@@ -85,7 +100,8 @@ def load_policy(
         family = config.model_type
         if not family.startswith(FAMILY):
             raise StageError(f"{source} is a {family}, not a Qwen3-VL", failure="config")
-        base = _load_base(folder, settings)
+        device = place(Path(folder)) if place else "cuda:0" if torch.cuda.is_available() else "cpu"
+        base = _load_base(folder, settings, device)
         processor = load_processor(folder, revision=None, image_tokens=settings.image_tokens)
     except SafetensorError as error:
         # Of the right size, or it had been fetched again: the next tries look at every byte.
@@ -119,6 +135,7 @@ def load_policy(
         source=folder,
         revision=None,
         dtype=DTYPES[settings.precision],
+        random=random,
     )
 
 
@@ -129,22 +146,30 @@ def locate(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
+def _drawn(name: str, ctx: StageContext | None) -> Path:
+    """The folder of a model with random weights, in the run's cache."""
+    from qvl_trl.models.random_weights import random_folder
+
+    assert ctx is not None, "random weights lie in a run's cache"
+    return random_folder(name, cache=ctx.cache, progress=lambda: ctx.progress("load"))
+
+
 def _not_asked(*_: Any, **__: Any) -> bool:
     """In place of PEFT's question to the hub, at every save, whether the base model's vocabulary was changed: it never
     is here, and a hub that hangs would hold up the save."""
     return False
 
 
-def _load_base(folder: str, settings: ModelSettings) -> Any:
+def _load_base(folder: str, settings: ModelSettings, device: str) -> Any:
     compute = DTYPES[settings.precision]
     # With quantized layers the other weights stay float32, as in TRL's recipe for the T4.
     half = settings.lora is not None and settings.quantization == "none"
     return AutoModelForImageTextToText.from_pretrained(
         folder,
         dtype=compute if half else torch.float32,
-        attn_implementation=settings.attention,
+        attn_implementation=attention.implementation(settings.attention),
         quantization_config=_quantization(settings, compute),
-        device_map={"": 0} if torch.cuda.is_available() else None,
+        device_map=None if device == "cpu" else {"": device},
         use_safetensors=True,  # never a pickle, which could run code
         trust_remote_code=False,
     )

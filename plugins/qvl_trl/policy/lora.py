@@ -24,6 +24,29 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+def base_of(folder: Path, *, else_: str) -> str:
+    """What the adapter in `folder` was trained on: the full model that it names, where an earlier stage left one, else
+    `else_`, the job's model (a folder, or a hub id).
+
+    Raises StageError where it names a folder that is not here, and the job's model is the hub's: which of the two
+    nobody can tell, and on the wrong one the adapter means nothing.
+    """
+    named = json.loads((folder / CONFIG).read_text()).get("base_model_name_or_path") or ""
+    path = Path(named)
+    # The job's own model, from another place: a moved environment or another run's cache.
+    if not path.is_absolute() or path.parts[-2:] == Path(else_).parts[-2:]:
+        return else_
+    if (path / "config.json").is_file():
+        return named
+    if Path(else_).is_dir():
+        return else_
+    raise StageError(
+        f"the adapter {folder} was trained on the model in {path}, which is not here: put it there, or, if it was "
+        f'{else_}, write that as "base_model_name_or_path" in its {CONFIG}',
+        failure="config",
+    )
+
+
 def add_adapter(base: Any, lora: LoraSettings, *, revision: str | None) -> Any:
     """`base` with a fresh adapter (its B is zero: it changes nothing yet). Float32, whatever the base is.
 

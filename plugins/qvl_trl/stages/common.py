@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from qvl_run.settings import DataSettings, StageSettings
+from qvl_run.settings import DataSettings, ModelSettings, StageSettings
+from qvl_trl.models.architecture import RANDOM, is_known, known_names
 
 Finding = tuple[str, str]
 """A key path below the stage, and what is wrong with it."""
@@ -34,9 +35,23 @@ def _rows(data: DataSettings | None) -> int | None:
     return min(known, default=None)
 
 
+def check_model(model: ModelSettings) -> Iterator[Finding]:
+    """What `random:` cannot make."""
+    if not model.name.startswith(RANDOM):
+        return
+    if not is_known(model.name):
+        yield (
+            "model.name",
+            f"the sizes of {model.name.removeprefix(RANDOM)} are not known; those of these are: {known_names()}",
+        )
+    if model.revision is not None:
+        yield "model.revision", "random weights have no revision: it would do nothing"
+
+
 def check_common(settings: StageSettings) -> Iterator[Finding]:
     """What no stage on TRL's trainers can do."""
     model = settings.model
+    yield from check_model(model)
     targets = model.lora.target_modules if model.lora else ()
     if isinstance(targets, tuple) and any(t.split(".")[-1] == "lm_head" for t in targets):
         yield (

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qvl_run.hardware import Gpu, Machine
+from qvl_run.plan import needs
 from qvl_run.settings import Precision, StageSettings
 from qvl_run.spec.diagnostic import Diagnostic, Span
 from qvl_run.spec.job import Job, StageSpec
 from qvl_run.spec.resolve import model_settings
-from qvl_run.units import show_size
 
 BF16_CAPABILITY = (8, 0)
-NO_GPU = "on Colab: Runtime > Change runtime type > T4 GPU; elsewhere look at what nvidia-smi says"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +31,11 @@ def precision(gpu: Gpu | None) -> Decision:
     if gpu is None:
         value, rule = "fp32", "no GPU: half precision is slow on a CPU"
     elif gpu.capability >= BF16_CAPABILITY:
-        value, rule = "bf16", f"compute capability {_dotted(gpu)} has bf16 in hardware"
+        value, rule = "bf16", f"compute capability {gpu.dotted} has bf16 in hardware"
     else:
         value, rule = (
             "fp16",
-            f"compute capability {_dotted(gpu)} is below 8.0: bf16 would be emulated",
+            f"compute capability {gpu.dotted} is below 8.0: bf16 would be emulated",
         )
     return Decision(name="precision", value=value, rule=rule)
 
@@ -73,38 +72,15 @@ def resolve(stage: StageSpec, machine: Machine, *, wandb: bool) -> StageSettings
 
 def check(job: Job, machine: Machine) -> Iterator[Diagnostic]:
     """What `machine` cannot do that `job` asks for. Errors stop the run with exit code 3."""
-    gpu, wants, document = machine.gpu, job.hardware, job.document
-    if wants.tier not in (None, "cpu") and gpu is None:
-        yield Diagnostic(
-            code="QVL401",
-            message=f"the job was written for a GPU ({wants.tier}); no GPU was found",
-            span=document.span(("hardware", "tier")),
-            hint=NO_GPU,
-        )
-    if wants.min_vram is not None:
-        span = document.span(("hardware", "min_vram"))
-        if gpu is None and wants.tier in (None, "cpu"):
-            yield Diagnostic(
-                code="QVL401",
-                message=f"the job needs a GPU with {show_size(wants.min_vram)}; no GPU was found",
-                span=span,
-                hint=NO_GPU,
-            )
-        elif gpu and gpu.vram < wants.min_vram:
-            yield Diagnostic(
-                code="QVL402",
-                message=f"the job needs {show_size(wants.min_vram)} of GPU memory; "
-                f"{gpu.name} has {show_size(gpu.vram)}",
-                span=span,
-                hint="choose a smaller model, or a job for a smaller GPU",
-            )
+    gpu, document = machine.gpu, job.document
+    yield from needs.unmet(job, machine)
     for stage in job.stages:
         at = ("stages", stage.name)
         wanted = stage.model.get("precision", "auto")
         if wanted == "bf16" and gpu is not None and gpu.capability < BF16_CAPABILITY:
             yield Diagnostic(
                 code="QVL403",
-                message=f"bf16 on {gpu.name} (compute capability {_dotted(gpu)}) would be emulated",
+                message=f"bf16 on {gpu.name} (compute capability {gpu.dotted}) would be emulated",
                 span=_model_span(job, stage, "precision"),
                 hint="use precision: auto, which takes fp16 there",
             )
@@ -132,7 +108,7 @@ def check(job: Job, machine: Machine) -> Iterator[Diagnostic]:
         ):
             yield Diagnostic(
                 code="QVL405",
-                message=f"FlashAttention 2 needs compute capability 8.0; {gpu.name} has {_dotted(gpu)}",
+                message=f"FlashAttention 2 needs compute capability 8.0; {gpu.name} has {gpu.dotted}",
                 span=_model_span(job, stage, "attention"),
                 hint="use attention: auto",
             )
@@ -142,7 +118,3 @@ def _model_span(job: Job, stage: StageSpec, key: str) -> Span:
     document = job.document
     own = document.data["stages"][stage.name].get("model", {})
     return document.span(("stages", stage.name, "model", key) if key in own else ("model", key))
-
-
-def _dotted(gpu: Gpu) -> str:
-    return f"{gpu.capability[0]}.{gpu.capability[1]}"

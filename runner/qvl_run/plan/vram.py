@@ -17,8 +17,9 @@ FRAGMENTED = 0.03
 
 
 def room(gpu: Gpu) -> int:
-    """Bytes that the tensors of one process can take on `gpu`."""
-    return max(round((gpu.vram - OUTSIDE) * (1 - FRAGMENTED)), 0)
+    """Bytes that the tensors of one process can take on `gpu`. A cap is one of PyTorch's allocator, so nothing outside
+    comes off it."""
+    return max(round(min(gpu.vram - OUTSIDE, gpu.usable) * (1 - FRAGMENTED)), 0)
 
 
 def of(need: int, there: int) -> str:

@@ -1,36 +1,49 @@
-"""What must be there before a run starts: the training libraries, GPU memory for what was fitted to it, the drive, what
-reads a bucket, room on the disk."""
+"""What keeps a run from starting on this machine, told before anything is touched or downloaded.
+
+`run`, `plan` and `doctor` ask `findings` and nothing else, so that they say the same.
+"""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from qvl_run import hardware
 from qvl_run.hardware import Machine
-from qvl_run.plan import misfit
-from qvl_run.plan.fit import fit
+from qvl_run.plan import decide, misfit, smaller
+from qvl_run.plan.fit import Fits, fit
 from qvl_run.plan.make import Places, store_missing
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.job import Job
-from qvl_run.units import show_size
 
 _COLAB_DRIVE = Path("/content/drive")
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "PIL")
 
 
-def preflight(job: Job, machine: Machine, where: Places) -> Iterator[Diagnostic]:
-    """What is missing. Nothing is created."""
-    missing = [name for name in _LIBRARIES if find_spec(name) is None]
-    if missing:
-        yield Diagnostic(
-            code="QVL410",
-            message=f"training needs {', '.join(missing)}, not installed here",
-            hint='pip install "qvl-run[train]"',
-        )
+def machine_here(job: Job, where: Places) -> Machine:
+    """The facts of this machine, with the space that is left where the job's files go. Of a drive that is not mounted
+    nothing is known: what lies beneath it is this machine's own disk."""
+    gone = any(drive_missing(job, where))
+    return hardware.probe(scratch=where.scratch, storage=None if gone else where.storage)
+
+
+def findings(job: Job, machine: Machine, where: Places) -> tuple[Diagnostic, ...]:
+    """All that `machine`, this one, cannot do for `job`: errors stop the run with exit code 3, warnings do not. Where
+    another shipped job would run here, the hint names it."""
     fits = fit(job, machine)
-    yield from misfit.findings(job, machine, fits)
+    found = (
+        *decide.check(job, machine),
+        *misfit.findings(job, machine, fits),
+        *missing(job, machine, where, fits=fits),
+    )
+    return smaller.advised(found, job, machine)
+
+
+def missing(job: Job, machine: Machine, where: Places, *, fits: Fits) -> Iterator[Diagnostic]:
+    """What must be there besides the machine: the training libraries, the drive, what reads a bucket. Nothing is
+    created."""
+    yield from libraries_missing()
     stages = [fitted.spec for fitted in fits.values()]
     quantized = any(s.model.get("quantization", "none") != "none" for s in stages)
     eight_bit = any(s.training.optim == "adamw_8bit" for s in stages)
@@ -42,15 +55,17 @@ def preflight(job: Job, machine: Machine, where: Places) -> Iterator[Diagnostic]
         )
     yield from store_missing(job)
     yield from drive_missing(job, where)
-    if job.hardware.min_disk is not None:
-        free = shutil.disk_usage(_existing(where.scratch)).free
-        if free < job.hardware.min_disk:
-            yield Diagnostic(
-                code="QVL412",
-                message=f"{show_size(free)} are free on the disk of {where.scratch}; "
-                f"the job needs {show_size(job.hardware.min_disk)}",
-                span=job.document.span(("hardware", "min_disk")),
-            )
+
+
+def libraries_missing() -> Iterator[Diagnostic]:
+    """What no stage can train without."""
+    absent = [name for name in _LIBRARIES if find_spec(name) is None]
+    if absent:
+        yield Diagnostic(
+            code="QVL410",
+            message=f"training needs {', '.join(absent)}, not installed here",
+            hint='pip install "qvl-run[train]"',
+        )
 
 
 def drive_missing(job: Job, where: Places) -> Iterator[Diagnostic]:
@@ -75,9 +90,3 @@ def drive_missing(job: Job, where: Places) -> Iterator[Diagnostic]:
             span=job.document.span(("storage", "drive")),
             hint="mount the drive, or make the folder",
         )
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder

@@ -9,6 +9,7 @@ import contextlib
 import errno
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from qvl_run.checkpoints.store import Store
 from qvl_run.faults import crash_point
@@ -140,7 +141,7 @@ class Run:
 
     def _with_mirror(self, session: Session) -> Outcome:
         session.mirror.start()
-        session.note("run_started", job=self.job.name, machine=_called(self.machine))
+        session.note("run_started", job=self.job.name, **machine_facts(self.machine))
         self._tidy(session)
         outcome, done = Outcome(ending="failed"), dict[str, StagePlan]()
         try:
@@ -243,5 +244,11 @@ def _settled(session: Session, plan: StagePlan) -> StagePlan:
     return replace(plan, held=next((e.held for e in stored), plan.held))
 
 
-def _called(machine: Machine) -> str:
-    return machine.gpu.name if machine.gpu else "no GPU"
+def machine_facts(machine: Machine) -> dict[str, Any]:
+    """What the story of a run says of its machine (schemas/event.schema.json)."""
+    gpu = machine.gpu
+    if gpu is None:
+        return {"machine": "no GPU", "gpu": None}
+    driver = machine.driver.version if machine.driver else ""
+    facts = {"name": gpu.name, "vram": gpu.vram, "capability": list(gpu.capability)}
+    return {"machine": gpu.name, "gpu": {**facts, "driver": driver}}

@@ -126,7 +126,7 @@ def headline(plan: StagePlan) -> str:
     """The state of a stage in a few words."""
     total = "" if plan.total is None else f" of {plan.total}"
     texts = {
-        "done": f"done ({plan.step} steps)",
+        "done": "done" + (f" ({plan.step} steps)" if plan.step else ""),
         "resume": f"resume at step {plan.step}{total}",
         "run": "run" + (f" ({plan.total} steps)" if plan.total else ""),
         "rerun": "run again: its settings or its input changed",

@@ -44,6 +44,7 @@ class _Builder:
         upstream = upstreams(stages)
         specs = {name: self.stage(name, upstream[name]) for name in stages}
         stored = data.get("storage", {})
+        capability = self.capability(hardware.get("min_compute_capability"))
         storage = Storage(
             drive=self.storage_folder("drive"),
             bucket=self.bucket(stored),
@@ -59,6 +60,9 @@ class _Builder:
             hardware=Hardware(
                 tier=hardware.get("tier"),
                 min_vram=_or_none(units.size, hardware.get("min_vram")),
+                min_compute_capability=capability,
+                min_ram=_or_none(units.size, hardware.get("min_ram")),
+                min_drive_space=_or_none(units.size, hardware.get("min_drive_space")),
                 min_disk=_or_none(units.size, hardware.get("min_disk")),
                 max_session=_or_none(units.duration, hardware.get("max_session")),
             ),
@@ -69,6 +73,17 @@ class _Builder:
             env=self.env,
             document=self.document,
         )
+
+    def capability(self, value: str | float | None) -> tuple[int, int] | None:
+        """YAML reads 8.0 as a number, and "8.0" as text: both are taken."""
+        try:
+            return None if value is None else units.capability(value)
+        except ValueError:
+            message = (
+                f"there is no compute capability {value}: the part after the point has one digit"
+            )
+            self.find("QVL228", message, ("hardware", "min_compute_capability"), "for example: 8.0")
+            return None
 
     def stage(self, name: str, upstream: str | None) -> StageSpec:
         job = self.document.data

@@ -247,6 +247,12 @@ CODES: Mapping[str, Code] = {
         wrong="recovery: {rules: [{on: any, do: stop}, {on: oom, limit: 3}]}",
         right="recovery: {rules: [{on: oom, limit: 3}, {on: any, do: stop}]}",
     ),
+    "QVL228": Code(
+        title="a compute capability that no GPU has",
+        text="It is written as NVIDIA does: a T4 has 7.5, an A100 8.0, a GPU of the G4 machines 12.0.",
+        wrong="hardware: {min_compute_capability: 8.05}",
+        right="hardware: {min_compute_capability: 8.0}",
+    ),
     "QVL230": Code(
         title="a global batch that its parts do not make",
         text="`per_device_train_batch_size` x `gradient_accumulation_steps` is the number of rows in one optimizer "
@@ -270,7 +276,9 @@ CODES: Mapping[str, Code] = {
         "show one, and CUDA_VISIBLE_DEVICES must not hide it.",
     ),
     "QVL402": Code(
-        title="too little GPU memory", text="The GPU has less than `hardware.min_vram`."
+        title="too little GPU memory",
+        text="The GPU has less than `hardware.min_vram`, or PyTorch is told to keep to less "
+        "(`per_process_memory_fraction` in PYTORCH_ALLOC_CONF). The hint names a shipped job that needs less.",
     ),
     "QVL403": Code(
         title="a precision that the machine does not have",
@@ -283,6 +291,15 @@ CODES: Mapping[str, Code] = {
     "QVL405": Code(
         title="an attention kernel that the GPU does not run",
         text="FlashAttention 2 needs compute capability 8.0. `attention: auto` takes SDPA, which runs everywhere.",
+    ),
+    "QVL406": Code(
+        title="a GPU that is too old",
+        text="Its compute capability is below `hardware.min_compute_capability`. A T4 has 7.5, an A100 8.0, an L4 8.9, "
+        "an H100 9.0.",
+    ),
+    "QVL407": Code(
+        title="too little RAM",
+        text="The machine has less memory than `hardware.min_ram`, used or not. A free Colab machine has 12.7 GiB.",
     ),
     "QVL410": Code(
         title="a library that is not installed",
@@ -297,6 +314,73 @@ CODES: Mapping[str, Code] = {
     "QVL412": Code(
         title="too little disk",
         text="The disk of `storage.scratch` has less free than `hardware.min_disk`.",
+    ),
+    "QVL413": Code(
+        title="too little space where results go",
+        text="The folder that outlives the machine has less free than `hardware.min_drive_space`. Compared is what its "
+        "file system reports. On a mounted Google Drive that may be the account's quota or what the machine's disk has "
+        "left to hold uploads; deleted files count until Drive's trash is emptied.",
+    ),
+    "QVL414": Code(
+        title="space that cannot be told",
+        text="`hardware.min_drive_space` is asked for, and the place that results go to does not say how much is free: "
+        "a bucket never does, and a mount need not. A warning; the run is not held up.",
+    ),
+    "QVL415": Code(
+        title="a GPU whose driver does not answer",
+        text="NVIDIA's library is there and reports an error, or hangs: a driver that was updated beneath a running "
+        "system, a GPU that has fallen off the bus, a container without access to it. nvidia-smi says the same. A "
+        "restart of the machine, or of the Colab runtime, is the usual cure.",
+    ),
+    "QVL416": Code(
+        title="several GPUs",
+        text="A stage trains on one GPU, the first that CUDA_VISIBLE_DEVICES shows. The others stay idle.",
+    ),
+    "QVL417": Code(
+        title="bf16 that is emulated",
+        text="Below compute capability 8.0 `torch.cuda.is_bf16_supported()` is true nevertheless, because it counts "
+        "emulation, which is about twice as slow as fp16. qvl-run decides by the compute capability; scripts of your "
+        "own that ask torch do not.",
+    ),
+    "QVL418": Code(
+        title="a torch that is slow with images",
+        text="torch 2.9 runs the Conv3d that reads an image's patches 10 to 20 times slower (pytorch #174051). "
+        "Versions before and after are not affected.",
+    ),
+    "QVL419": Code(
+        title="no torchvision",
+        text="Nothing is to be done: images are read without it. transformers' own Qwen3VLProcessor asks for it, for "
+        "videos; code of yours that loads the result with that class needs it.",
+    ),
+    "QVL420": Code(
+        title="a torchvision for another torch",
+        text="torch 2.N belongs to torchvision 0.(N + 15). Others fail when they are imported, often with `operator "
+        "torchvision::nms does not exist`. Without any torchvision images are read all the same.",
+    ),
+    "QVL421": Code(
+        title="a library outside of the tested versions",
+        text='`pip install "qvl-run[train]"` would have chosen another one. It may work; it was not tried.',
+    ),
+    "QVL422": Code(
+        title="libraries that break each other",
+        text="One of the training libraries says in its metadata that it needs another version of a second one than is "
+        "installed. `pip check` says the same of all packages.",
+    ),
+    "QVL423": Code(
+        title="vLLM on a Turing GPU",
+        text="vLLM has no attention kernel for Qwen3-VL on compute capability 7.5 (vllm #29743). qvl-run itself does "
+        "not use vLLM.",
+    ),
+    "QVL424": Code(
+        title="a GPU that torch has no kernels for",
+        text="Builds of torch for CUDA 12.8 and later have none for GPUs older than Turing, such as the V100: training "
+        "would end at its first step with `no kernel image is available`.",
+    ),
+    "QVL425": Code(
+        title="no token for a model that may be gated",
+        text="Some models of the hub are given only to who has accepted their licence. Whether this one is of them, "
+        "only the hub can tell. The models of Qwen are open. In Colab a secret called HF_TOKEN does not reach a "
+        "command by itself: set it with os.environ in a cell.",
     ),
     "QVL430": Code(
         title="a stage that does not fit the GPU",

@@ -22,10 +22,14 @@ SHORTEST_SECRET = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What the job asks of a machine. Sizes in bytes, `max_session` in seconds; None where it asks nothing."""
+    """What the job asks of a machine. Sizes in bytes, `max_session` in seconds; None where it asks nothing.
+    `min_drive_space` speaks of the place that results go to, a drive or not."""
 
     tier: str | None = None
     min_vram: int | None = None
+    min_compute_capability: tuple[int, int] | None = None
+    min_ram: int | None = None
+    min_drive_space: int | None = None
     min_disk: int | None = None
     max_session: float | None = None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qvl_run import plugins
 from qvl_run.hardware import PROFILES
+from qvl_run.hardware.facts import dotted
 from qvl_run.spec.data_check import data_of
 from qvl_run.spec.diagnostic import Diagnostic, Severity, Span
 from qvl_run.spec.document import Key
@@ -27,7 +28,11 @@ LONG = 50
 
 
 def meaning_findings(job: Job) -> Iterator[Diagnostic]:
-    """What every check finds."""
+    """What every check finds. What two stages say alike of a value that they share is told once."""
+    yield from dict.fromkeys(_each(job))
+
+
+def _each(job: Job) -> Iterator[Diagnostic]:
     for check in (_tier, _session, _storage, _stage_folders, recovery_findings):
         yield from check(job)
     for stage in job.stages:
@@ -138,13 +143,20 @@ def _steps(job: Job, stage: StageSpec) -> Iterator[Diagnostic]:
 def _tier(job: Job) -> Iterator[Diagnostic]:
     """What the tier that the job names can never give it, on any such machine."""
     wants, document = job.hardware, job.document
-    if wants.tier is None or wants.min_vram is None:
+    if wants.tier is None:
         return
-    gpu, span = PROFILES[wants.tier].gpu, document.span(("hardware", "min_vram"))
-    if gpu is None:
-        yield _finding(job, "QVL217", "the tier cpu has no GPU memory to ask for", span)
-    elif gpu.vram < wants.min_vram:
-        message = f"a {wants.tier} has {show_size(gpu.vram)}, less than the {show_size(wants.min_vram)} asked for"
+    gpu, least = PROFILES[wants.tier].gpu, wants.min_compute_capability
+    if wants.min_vram is not None:
+        span = document.span(("hardware", "min_vram"))
+        if gpu is None:
+            yield _finding(job, "QVL217", "the tier cpu has no GPU memory to ask for", span)
+        elif gpu.vram < wants.min_vram:
+            message = f"a {wants.tier} has {show_size(gpu.vram)}, less than the {show_size(wants.min_vram)} asked for"
+            yield _finding(job, "QVL217", message, span)
+    if least is not None and (gpu is None or gpu.capability < least):
+        has = "no GPU" if gpu is None else f"compute capability {gpu.dotted}"
+        message = f"the tier {wants.tier} has {has}, not the {dotted(least)} asked for"
+        span = document.span(("hardware", "min_compute_capability"))
         yield _finding(job, "QVL217", message, span)
 
 

@@ -114,7 +114,7 @@ def _tier_here() -> str:
     fitting = [
         (p.gpu.vram, tier)
         for tier, p in hardware.PROFILES.items()
-        if p.gpu and p.gpu.vram <= gpu.vram
+        if p.gpu and p.gpu.vram <= gpu.vram and tier not in hardware.GONE
     ]
     return max(fitting)[1] if fitting else "t4"
 

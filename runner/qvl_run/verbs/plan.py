@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from qvl_run import exit_codes, hardware
+from qvl_run import exit_codes, hardware, plugins
 from qvl_run.hardware import Machine
-from qvl_run.plan import origin, vram
+from qvl_run.plan import origin, smaller, vram
 from qvl_run.plan import plan as plans
 from qvl_run.plan.make import make_plan, places
 from qvl_run.plan.plan import Plan, StagePlan
-from qvl_run.run.preflight import drive_missing
+from qvl_run.run.preflight import findings, machine_here
 from qvl_run.run.show import details, headline
 from qvl_run.spec.data_check import check_data
 from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
@@ -33,9 +33,13 @@ def main(job: str, *, assume: str | None, as_json: bool, show_origin: bool, **op
         click.echo("\n".join(origin.lines(loaded)))
         return exit_codes.DONE
     check_data(loaded)
-    plan = make_plan(loaded, machine_for(loaded, assume), choices=choices)
-    if assume is None:
-        plan = replace(plan, findings=(*plan.findings, *drive_missing(loaded, places(loaded))))
+    where = places(loaded)
+    here = machine_here(loaded, where) if assume is None else None
+    plan = make_plan(loaded, machine_for(loaded, assume, here), choices=choices)
+    found = smaller.advised(plan.findings, loaded, plan.machine)
+    if here is not None:
+        found = tuple(dict.fromkeys((*found, *findings(loaded, here, where))))
+    plan = replace(plan, findings=found)
     if as_json:
         click.echo(loaded.shown(json.dumps(plans.to_json(plan), indent=2)))
     else:
@@ -45,15 +49,16 @@ def main(job: str, *, assume: str | None, as_json: bool, show_origin: bool, **op
     return exit_codes.BROKEN if any(s.state == "broken" for s in plan.stages) else exit_codes.DONE
 
 
-def machine_for(job: Job, assume: str | None) -> Machine:
-    """This machine; the profile that `--assume` names; where there is no GPU, the tier the job was written for.
+def machine_for(job: Job, assume: str | None, here: Machine | None) -> Machine:
+    """This machine, `here`; the profile that `--assume` names; where there is no GPU, the tier the job was written for:
+    what it would do there can still be shown.
 
     Raises JobError where there is no such tier.
     """
     if assume is None:
-        machine = hardware.probe()
+        assert here is not None
         tier = job.hardware.tier
-        return machine if machine.gpu or tier is None else hardware.profile(tier)
+        return here if here.gpu or tier in (None, "cpu") else hardware.profile(tier)
     if assume not in hardware.PROFILES:
         hint = did_you_mean(assume, hardware.PROFILES)
         raise JobError(
@@ -66,7 +71,8 @@ def text(plan: Plan) -> str:
     """`plan` for people."""
     gpu, machine = plan.machine.gpu, plan.machine
     what = "no GPU" if gpu is None else f"{gpu.name}, {show_size(gpu.vram)}"
-    assumed = f" (assumed: {machine.assumed})" if machine.assumed else ""
+    gone = f"; {hardware.GONE[tier]}" if (tier := machine.assumed or "") in hardware.GONE else ""
+    assumed = f" (assumed: {machine.assumed}{gone})" if machine.assumed else ""
     ram = f"{machine.cores} cores, {show_size(machine.ram)} RAM"
     lines = [f"{plan.job.name}: {what}, {ram}{assumed}"]
     lines += [f"  {d.name}: {d.value} ({d.rule})" for d in plan.decisions]
@@ -113,6 +119,8 @@ def _stage_lines(stage: StagePlan, plan: Plan) -> Iterator[str]:
         if decision not in plan.decisions:
             yield f"  {decision.name}: {decision.value} ({decision.rule})"
     yield from _needs(stage, plan.room)
+    if plugins.stage(stage.spec.uses).data_kind is None and not stage.total:
+        return  # no rows and no steps: it does not train
     training = stage.settings.training
     micro, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     yield (

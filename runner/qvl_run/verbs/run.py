@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from qvl_run import exit_codes, hardware
+from qvl_run import exit_codes
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide
 from qvl_run.plan.make import Places, make_plan, places
@@ -20,7 +20,7 @@ from qvl_run.run import report
 from qvl_run.run.lease import Interrupted, Owned
 from qvl_run.run.machinery import Machinery
 from qvl_run.run.outcome import Outcome
-from qvl_run.run.preflight import preflight
+from qvl_run.run.preflight import findings, machine_here
 from qvl_run.run.runner import Run
 from qvl_run.run.show import Show
 from qvl_run.spec.data_check import check_data
@@ -40,8 +40,9 @@ def main(
     loaded, choices = chosen(job, Options(**options))
     warn(loaded)
     check_data(loaded)
-    machine, where = hardware.probe(), places(loaded)
-    if found := [*decide.check(loaded, machine), *preflight(loaded, machine, where)]:
+    where = places(loaded)
+    machine = machine_here(loaded, where)
+    if found := findings(loaded, machine, where):
         print(loaded.shown(render(found)), file=sys.stderr)
         if any(finding.severity == "error" for finding in found):
             return exit_codes.MACHINE

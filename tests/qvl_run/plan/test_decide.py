@@ -1,5 +1,7 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,13 +44,23 @@ def test_bf16_is_never_chosen_where_it_would_be_emulated(capability: tuple[int, 
     assert decide.precision(machine(capability).gpu).value == "fp16"
 
 
+def test_a_t4_gets_no_bf16_though_torch_says_that_it_has_it(
+    job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = SimpleNamespace(cuda=SimpleNamespace(is_bf16_supported=lambda *_, **__: True))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    t4 = PROFILES["t4"]
+    auto = load_job(job_file(JOB % ("", "")))
+    (spec,) = auto.stages
+    assert decide.resolve(spec, t4, wandb=False).model.precision == "fp16"
+    explicit = load_job(job_file(JOB % (", precision: bf16", "")))
+    (refused,) = decide.check(explicit, t4)
+    assert (refused.code, refused.severity) == ("QVL403", "error")
+
+
 @pytest.mark.parametrize(
     ("model", "more", "capability", "code"),
     [
-        ("", "hardware: {min_vram: 14GiB}", None, "QVL401"),
-        ("", "hardware: {tier: t4, min_vram: 14GiB}", None, "QVL401"),
-        ("", "hardware: {tier: t4}", None, "QVL401"),
-        ("", "hardware: {min_vram: 24GiB}", (7, 5), "QVL402"),
         (", precision: bf16", "", (7, 5), "QVL403"),
         (", precision: fp16", "", None, "QVL403"),
         (", quantization: nf4", "", None, "QVL404"),

@@ -1,13 +1,16 @@
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from qvl_run.hardware import PROFILES
+from qvl_run.hardware import GIB, PROFILES, Space
 from qvl_run.plan.make import places
 from qvl_run.run import preflight as checks
-from qvl_run.run.preflight import preflight
+from qvl_run.run.preflight import findings, machine_here
 from qvl_run.spec.load import load_job
+from tests.conftest import Command
 from tests.qvl_run.plan.fakes import Formula, needing
 
 JOB = """
@@ -19,18 +22,19 @@ stages: {sft: {uses: sft, data: {format: spatial_scenes}}}
 """
 
 
-def test_too_little_disk_and_missing_libraries_are_told_and_nothing_is_made(
+def test_all_that_is_missing_is_told_at_once_and_nothing_is_made(
     job_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     job = load_job(job_file(JOB))
     missing = {"bitsandbytes", "trl"}
     monkeypatch.setattr(checks, "find_spec", lambda name: None if name in missing else object())
-    found = list(preflight(job, PROFILES["t4"], places(job)))
-    assert [d.code for d in found] == ["QVL410", "QVL410", "QVL412"]
-    assert ["trl" in found[0].message, "bitsandbytes" in found[1].message] == [True, True]
-    assert found[2].span is not None
-    assert found[2].span.line == 5
+    machine = replace(PROFILES["t4"], disk=Space(folder=tmp_path, free=GIB), assumed=None)
+    found = findings(job, machine, places(job))
+    assert [d.code for d in found] == ["QVL412", "QVL410", "QVL410"]
+    assert ["trl" in found[1].message, "bitsandbytes" in found[2].message] == [True, True]
+    assert found[0].span is not None
+    assert found[0].span.line == 5
     assert [p.name for p in tmp_path.iterdir()] == ["job.yaml"]
 
 
@@ -40,7 +44,64 @@ def test_a_machine_with_everything_is_let_through(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checks, "find_spec", lambda name: object())
     job = load_job(job_file(JOB.replace("900TB", "1KB")))
-    assert list(preflight(job, PROFILES["t4"], places(job))) == []
+    machine = replace(PROFILES["t4"], disk=Space(folder=tmp_path, free=GIB), assumed=None)
+    assert findings(job, machine, places(job)) == ()
+
+
+def test_beneath_a_drive_that_is_not_mounted_no_space_is_looked_for(
+    job_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    drive = tmp_path / "mount" / "drive"
+    job = load_job(job_file(JOB + f"storage: {{drive: {drive}}}\n"))
+    assert machine_here(job, places(job)).storage is None
+    drive.mkdir(parents=True)
+    space = machine_here(job, places(job)).storage
+    assert space is not None
+    assert space.free
+
+
+@pytest.mark.parametrize(
+    ("need", "code"),
+    [
+        ("min_disk: 900TB", "QVL412"),
+        ("min_ram: 900TB", "QVL407"),
+        ("min_drive_space: 900TB", "QVL413"),
+        ("min_compute_capability: 99.0", "QVL4"),
+    ],
+)
+def test_plan_says_what_run_refuses_for_before_anything_is_made(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path, need: str, code: str
+) -> None:
+    text = JOB.replace(", quantization: nf4", "").replace("min_disk: 900TB", need)
+    job = job_file(text)
+    plan, run = qvl_run("plan", job), qvl_run(job)
+    assert (plan.returncode, run.returncode) == (3, 3), plan.stdout + run.stderr
+    refusals = run.stderr.strip()
+    assert refusals.startswith(f"error[{code}")
+    assert f"{job}:5:" in refusals
+    assert "qvl-run cpu_quickstart" in refusals
+    assert plan.stdout.strip().endswith(refusals)
+    assert [p.name for p in tmp_path.iterdir()] == ["job.yaml"]
+
+
+def test_what_cannot_be_told_holds_nothing_up(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "bucket").mkdir()
+    text = f"""
+    version: 1
+    name: demo
+    hardware: {{min_drive_space: 1KB}}
+    model: {{name: qvl-tiny}}
+    storage: {{bucket: "file://{tmp_path}/bucket/run", scratch: scratch}}
+    stages: {{first: {{uses: count, with: {{to: 1}}}}}}
+    """
+    job = job_file(text)
+    plan = json.loads(qvl_run("plan", job, "--json").stdout)
+    assert [(f["code"], f["severity"]) for f in plan["findings"]] == [("QVL414", "warning")]
+    done = qvl_run(job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning[QVL414]" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -53,6 +114,8 @@ def test_what_auto_takes_needs_its_library_too(
     text = JOB.replace("900TB", "1KB").replace("quantization: nf4", model)
     job = load_job(job_file(text + "training: {optim: auto}\n"))
     monkeypatch.setattr(checks, "find_spec", lambda name: name != "bitsandbytes" or None)
-    found = list(preflight(job, PROFILES["t4"], places(job)))
+    found = findings(job, PROFILES["t4"], places(job))
     assert [d.code for d in found] == ["QVL410"]
-    assert list(preflight(job, PROFILES["cpu"], places(job))) == []
+    assert [
+        d.code for d in findings(job, PROFILES["cpu"], places(job)) if d.severity == "error"
+    ] == []

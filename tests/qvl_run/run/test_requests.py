@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import jsonschema
 import pytest
 
 from qvl_run import resources
+from qvl_run.hardware import PROFILES, Driver
 from qvl_run.run import requests
+from qvl_run.run.runner import machine_facts
 from qvl_run.run.story import EVENTS, text
 from tests.conftest import Command
 from tests.qvl_run.run.test_run import JOB, events, outputs
@@ -167,6 +170,18 @@ def test_the_schema_knows_every_event_and_refuses_others() -> None:
     for change in ({"event": "other"}, {"why": 1}, {"more": 1}):
         with pytest.raises(jsonschema.ValidationError):
             check.validate({**record, **change})
+
+
+def test_a_run_says_which_gpu_it_began_on() -> None:
+    check = jsonschema.Draft202012Validator(schema())
+    head = {"id": "a-1", "time": "2026-01-01T00:00:00.000Z", "event": "run_started", "job": "x"}
+    t4 = replace(PROFILES["t4"], driver=Driver(version="550.54.15"))
+    for machine, driver in ((t4, "550.54.15"), (PROFILES["t4"], ""), (PROFILES["cpu"], None)):
+        facts = machine_facts(machine)
+        check.validate({**head, **facts})
+        assert (facts["gpu"] or {}).get("driver") == driver
+    assert machine_facts(t4)["gpu"]["capability"] == [7, 5]
+    check.validate({**head, "machine": "Tesla T4"})  # as runs have written it before
 
 
 def schema() -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_a_machine_that_is_up_for_longer_than_the_session_still_trains(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     old = replace(hardware.probe(), colab=True, boot_time=time.time() - 3 * 3600)
-    monkeypatch.setattr(hardware, "probe", lambda: old)
+    monkeypatch.setattr(hardware, "probe", lambda **_: old)
     outcome, told = run(job_file(JOB.replace("1000000", "50")), Clock(lambda: False, 0.0))
     assert outcome.ending == "done"
     assert "up for longer than hardware.max_session (2 h 0 min)" in told

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from qvl_run import hardware
+from qvl_run.hardware import driver
 from qvl_run.plan.make import Choices, make_plan, places
 from qvl_run.plan.plan import to_json
-from qvl_run.run.preflight import preflight
+from qvl_run.run.preflight import findings, machine_here
 from qvl_run.run.runner import Machinery, Run
 from qvl_run.run.show import Show
 from qvl_run.spec.bundle import bundled_schema
@@ -54,7 +55,10 @@ RECOVERY = {
 JOB: dict[str, Any] = {
     "version": 1,
     "name": "every-key",
-    "hardware": {"tier": "t4", "min_vram": "8GiB", "min_disk": "1KB", "max_session": "3h"},
+    "hardware": {
+        "tier": "t4", "min_vram": "8GiB", "min_compute_capability": 7.0, "min_ram": "1GiB", "min_disk": "1KB",
+        "min_drive_space": "1KB", "max_session": "3h",
+    },
     "storage": {
         "drive": "/tmp/qvl-drive", "scratch": "/tmp/qvl-scratch", "mirror_rate": "1MiB", "patience": "2s",
     },
@@ -80,6 +84,7 @@ JOB: dict[str, Any] = {
                 "loss_type": "grpo", "rewards": [{"name": "brevity", "weight": 0.5, "with": {"max_words": 4}}],
             },
         },
+        "merged": {"uses": "merge", "with": {"dtype": "bf16"}},
         "count": {"uses": "count", "with": {"to": 90, "fail_at": 80}},
     },
     "recovery": RECOVERY,
@@ -91,7 +96,10 @@ OTHER: dict[str, Any] = {
     "version": None,  # one value only: nothing to change
     "hardware.tier": "l4",
     "hardware.min_vram": "12GiB",
+    "hardware.min_compute_capability": "7.5",
+    "hardware.min_ram": "900GiB",
     "hardware.min_disk": "900TB",
+    "hardware.min_drive_space": "900TB",
     "hardware.max_session": "4h",
     "model.lora.target_modules": "all-linear",
     "model.image_tokens": [8, 64],
@@ -103,6 +111,7 @@ OTHER: dict[str, Any] = {
     "stages.sft.needs": "count",
     "stages.sft.data.path": "other.jsonl",
     "stages.grpo.with.rewards": ["exact_answer"],
+    "stages.merged.with.dtype": "fp16",
     "stages.count.with.fail_at": 70,
     "recovery.rules": [{"on": "hang"}],
 }
@@ -195,7 +204,7 @@ PATHS = [path for path, value in leaves(JOB) if value != {} and OTHER.get(path, 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hardware, "_gpu", lambda: None)
+    monkeypatch.setattr(driver, "look", driver.Seen)
     for name in ("rows.jsonl", "other.jsonl"):
         (tmp_path / name).write_text("")
     return tmp_path
@@ -206,14 +215,16 @@ def seen(job: dict[str, Any], folder: Path) -> Any:
     path = folder / "job.yaml"
     path.write_text(json.dumps(job))
     loaded = load_job(path)
-    machine = machine_for(loaded, None)
-    assert machine.gpu is not None
-    machine = replace(machine, gpu=replace(machine.gpu, vram=10 * hardware.GIB))
-    plan = to_json(make_plan(loaded, machine))
     where = places(loaded)
+    here = machine_here(loaded, where)
+    machine = machine_for(loaded, None, here)
+    assert machine.gpu is not None
+    gpu = replace(machine.gpu, vram=10 * hardware.GIB, capability=(7, 2))
+    machine, here = replace(machine, gpu=gpu), replace(here, gpu=gpu)
+    plan = to_json(make_plan(loaded, machine))
     machinery = Machinery(show=Show(io.StringIO()), clock=lambda: 0.0)
     run = Run(job=loaded, machine=machine, where=where, choices=Choices(), machinery=machinery)
-    return plan, [d.code for d in preflight(loaded, machine, where)], run.ends
+    return plan, [d.code for d in findings(loaded, here, where)], run.ends
 
 
 @pytest.mark.parametrize("path", PATHS)
