@@ -115,12 +115,12 @@ def _stage_lines(stage: StagePlan, plan: Plan) -> Iterator[str]:
     yield f"{stage.spec.name} ({stage.spec.uses}): {headline(stage)}"
     for reason in details(stage):
         yield f"  {reason}"
-    for decision in stage.decisions:
-        if decision not in plan.decisions:
-            yield f"  {decision.name}: {decision.value} ({decision.rule})"
     yield from _needs(stage, plan.room)
     if plugins.stage(stage.spec.uses).data_kind is None and not stage.total:
         return  # no rows and no steps: it does not train
+    for decision in stage.decisions:
+        if decision not in plan.decisions:
+            yield f"  {decision.name}: {decision.value} ({decision.rule})"
     training = stage.settings.training
     micro, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     yield (

@@ -118,6 +118,13 @@ def test_the_reserve_leaves_a_t4_what_its_allocator_can_hold() -> None:
     assert 13.4 * GIB < vram.room(gpu) < 14.0 * GIB
 
 
+def test_a_cap_bounds_what_may_be_planned_with() -> None:
+    gpu = PROFILES["a100-80gb"].gpu
+    assert gpu is not None
+    assert vram.room(replace(gpu, cap=8 * GIB)) == round(8 * GIB * (1 - vram.FRAGMENTED))
+    assert vram.room(replace(gpu, cap=900 * GIB)) == vram.room(gpu)
+
+
 def test_what_is_free_at_the_moment_decides_nothing(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
