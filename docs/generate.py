@@ -118,18 +118,20 @@ def value(schema: Mapping[str, Any]) -> str:
         names = [v for v in schema["enum"] if v != "count"]
         return ", ".join(f"`{show(v)}`" for v in names)
     if "pattern" in schema and (words := WORDS.match(schema["pattern"])):
-        rest = [kind for kind in schema["type"] if kind != "string"]
+        rest = {key: item for key, item in schema.items() if key not in ("pattern", "examples")}
+        rest["type"] = [kind for kind in schema["type"] if kind != "string"]
         names = ", ".join(f"`{word}`" for word in words[1].split("|"))
-        return f"{names}, or a {'map' if rest == ['object'] else 'list'}"
+        article = "" if rest["type"] == ["boolean"] else "a "
+        return f"{names}, or {article}{value(rest)}"
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    words = {
+    kind_words = {
         "object": "map",
         "array": "list",
         "string": "text",
         "integer": "whole number",
         "boolean": "true or false",
     }
-    text = " or ".join(words.get(kind, kind) for kind in kinds)
+    text = " or ".join(kind_words.get(kind, kind) for kind in kinds)
     bounds = [
         f"{word} {schema[key]}"
         for key, word in (

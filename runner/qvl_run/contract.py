@@ -163,7 +163,9 @@ class Stage(Protocol):
     """The kind of rows it trains on; None where it takes no data."""
 
     def estimate(self, settings: StageSettings) -> Estimate:
-        """Pure: from the settings alone, without reading data or importing anything heavy."""
+        """Pure: from the settings alone, without reading data or importing anything heavy. Asked for many settings in
+        a row where `auto` is fitted to a GPU: a call should take about a millisecond, and a smaller micro-batch or
+        image budget, or gradient checkpointing, must not need more `vram`."""
 
     def check(self, settings: StageSettings) -> Iterable[tuple[str, str]]:
         """Pure: (key path below the stage, message) for each setting that cannot work, e.g.

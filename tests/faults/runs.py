@@ -29,7 +29,7 @@ JOB = """
 version: 1
 name: faults
 model: {{name: none}}
-training: {{save_steps: 3, per_device_train_batch_size: {batch}, gradient_accumulation_steps: 2}}
+training: {{save_steps: 3, per_device_train_batch_size: {batch}, global_batch_size: {whole}}}
 storage: {{drive: {folder}/drive, scratch: {scratch}}}
 recovery: {recovery}
 stages:
@@ -84,6 +84,7 @@ class Site:
         self.job.write_text(
             JOB.format(
                 batch=self.batch,
+                whole=2 * self.batch,
                 folder=self.folder,
                 scratch=self.scratch,
                 recovery=self.recovery,

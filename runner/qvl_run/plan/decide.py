@@ -45,8 +45,16 @@ def attention() -> Decision:
     return Decision(name="attention", value="sdpa", rule="works on every GPU; no extra package")
 
 
+def capability_decisions(stage: StageSpec, machine: Machine) -> Iterator[Decision]:
+    """Those of precision and attention, where `stage` leaves them open."""
+    if stage.model.get("precision", "auto") == "auto":
+        yield precision(machine.gpu)
+    if stage.model.get("attention", "auto") == "auto":
+        yield attention()
+
+
 def resolve(stage: StageSpec, machine: Machine, *, wandb: bool) -> StageSettings:
-    """`stage` with every `auto` decided for `machine`."""
+    """`stage`, fitted (see `plan.fit`), with precision and attention decided for `machine` too."""
     return StageSettings(
         name=stage.name,
         uses=stage.uses,
@@ -83,7 +91,7 @@ def check(job: Job, machine: Machine) -> Iterator[Diagnostic]:
                 span=_model_span(job, stage, "precision"),
                 hint="use precision: auto, which takes fp32 on a CPU",
             )
-        if stage.model.get("quantization", "none") != "none" and gpu is None:
+        if stage.model.get("quantization", "none") not in ("none", "auto") and gpu is None:
             yield Diagnostic(
                 code="QVL404",
                 message=f"quantization {stage.model['quantization']} needs a GPU",

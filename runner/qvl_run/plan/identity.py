@@ -4,6 +4,11 @@ Two runs of a stage with the same key give the same result, so a finished one is
 be gone on with. Left out, because they do not change the result: how the global batch is split into micro-batches,
 gradient checkpointing, save and log intervals, workers, evaluation, tracking, the machine, and the version of the
 plugin (recorded in the manifest instead: an upgrade must not throw finished stages away).
+
+Precision, attention, quantization and image budget count as written, `auto` as "auto": a checkpoint of a T4 is gone
+on with on an L4. The optimizer counts as resolved, since a checkpoint holds its state in its own form; what `auto`
+takes depends on LoRA alone on every GPU. A full fine-tune with `auto` that goes from a GPU to a CPU, where the 8-bit
+form does not exist, is another stage, and the plan says why.
 """
 
 from __future__ import annotations
@@ -43,6 +48,7 @@ def identity(stage: StageSpec, *, upstream: str | None, init_from: Path | None) 
     global_batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
     kept = {key: value for key, value in training.items() if key not in _NEUTRAL}
     model = to_json(model_settings(stage.model, precision="auto", attention="auto"))
+    model |= {key: "auto" for key in model if f"model.{key}" in stage.auto}
     data = None
     kind = plugins.stage(stage.uses).data_kind
     if stage.data is not None and kind is not None:

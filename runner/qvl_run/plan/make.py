@@ -21,12 +21,16 @@ from qvl_run.checkpoints.pick import Entry
 from qvl_run.checkpoints.store import Held, Store, Wait
 from qvl_run.disk import make_all, there
 from qvl_run.hardware import Machine
-from qvl_run.plan import decide, identity, origin
+from qvl_run.plan import decide, identity, misfit, origin
+from qvl_run.plan.fit import Fits, fit
 from qvl_run.plan.plan import Plan, StagePlan
+from qvl_run.plan.space import space
 from qvl_run.recovery import ladder
 from qvl_run.run import events
 from qvl_run.run.attempt import committed
+from qvl_run.spec import batch
 from qvl_run.spec.diagnostic import Diagnostic, JobError
+from qvl_run.spec.document import Document
 from qvl_run.spec.job import Job, StageSpec
 
 
@@ -126,22 +130,26 @@ def make_plan(job: Job, machine: Machine, *, choices: Choices | None = None) -> 
     if missing := list(store_missing(job)):
         raise JobError(missing)
     choices, where = choices or Choices(), places(job)
+    fits = fit(job, machine)
     past = look(job, where)
     done: dict[str, StagePlan] = {}
     for spec in job.stages:
         if choices.only in (None, spec.name):
-            upstream = _upstream(spec, job, machine, where, past, done)
+            upstream = _upstream(spec, job, machine, where, past, done, fits=fits)
             done[spec.name] = plan_stage(
-                spec, job, machine, where, past, upstream=upstream, choices=choices
+                spec, job, machine, where, past, fits=fits, upstream=upstream, choices=choices
             )
     return Plan(
         job=job,
         machine=machine,
         storage=where.place,
         scratch=where.scratch,
-        decisions=(decide.precision(machine.gpu), decide.attention()),
         stages=tuple(done.values()),
-        findings=tuple(decide.check(job, machine)),
+        space=space(
+            ((stage.settings.model, stage.needs) for stage in done.values()),
+            downloads=where.downloads is not None,
+        ),
+        findings=(*decide.check(job, machine), *misfit.findings(job, machine, fits)),
     )
 
 
@@ -185,13 +193,15 @@ def _upstream(
     where: Places,
     past: Past,
     done: Mapping[str, StagePlan],
+    *,
+    fits: Fits,
 ) -> StagePlan | None:
     """The plan of the stage that `spec` starts from, also where it is not itself among those to run."""
     if spec.upstream is None or spec.upstream in done:
         return done.get(spec.upstream or "")
     above = next(s for s in job.stages if s.name == spec.upstream)
-    further = _upstream(above, job, machine, where, past, done)
-    return plan_stage(above, job, machine, where, past, upstream=further)
+    further = _upstream(above, job, machine, where, past, done, fits=fits)
+    return plan_stage(above, job, machine, where, past, fits=fits, upstream=further)
 
 
 def plan_stage(
@@ -201,22 +211,29 @@ def plan_stage(
     where: Places,
     past: Past,
     *,
+    fits: Fits,
     upstream: StagePlan | None = None,
     choices: Choices | None = None,
     wait: Wait = lambda _: None,
 ) -> StagePlan:
-    """What will happen to `spec`. `upstream` is the plan of the stage it starts from; `wait` as in `choose`."""
+    """What will happen to `spec`, as the job has it. `fits` are the job's stages, fitted to `machine`: what recovery
+    remembers is laid over that. `upstream` is the plan of the stage it starts from; `wait` as in `choose`."""
     choices = choices or Choices()
     gpu = machine.gpu.name if machine.gpu else "cpu"
+    fitted = fits[spec.name]
     changes = ladder.remembered(past.ledger, job.stages, spec.name, gpu=gpu)
-    spec = ladder.apply(spec, changes)
+    changes = ladder.within(fitted.spec, changes)
+    spec = ladder.apply(fitted.spec, changes)
     settings = decide.resolve(spec, machine, wandb=wants_wandb(job))
-    total = plugins.stage(spec.uses).estimate(settings).optimizer_steps
+    needs = plugins.stage(spec.uses).estimate(settings)
+    total = needs.optimizer_steps
     if upstream is not None and upstream.state != "done":
         return StagePlan(
             spec=spec,
             state="waiting",
             settings=settings,
+            decisions=fitted.decisions,
+            needs=needs,
             changes=changes,
             total=total,
             reasons=(f"starts from the output of {upstream.spec.name}, which is not done yet",),
@@ -226,7 +243,13 @@ def plan_stage(
     except (Broken, FileNotFoundError) as error:
         reason = f"init_from {spec.init_from}: {error}"
         return StagePlan(
-            spec=spec, state="no_input", settings=settings, total=total, reasons=(reason,)
+            spec=spec,
+            state="no_input",
+            settings=settings,
+            decisions=fitted.decisions,
+            needs=needs,
+            total=total,
+            reasons=(reason,),
         )
     above = upstream.manifest if upstream else None
     what = identity.identity(
@@ -240,6 +263,8 @@ def plan_stage(
         spec=spec,
         state="run",
         settings=settings,
+        decisions=fitted.decisions,
+        needs=needs,
         changes=changes,
         identity=what,
         base_key=base,
@@ -325,13 +350,19 @@ def _changes(
     for change in identity.differences(old, new):
         path: tuple[str, ...] = tuple(change.partition(":")[0].split("."))
         if path == ("training", "global_batch"):
-            path = ("training", "gradient_accumulation_steps")
+            path = _batch_key(job.document, spec.name)
         if path[:2] == ("data", "options"):
             path = ("data", "with", *path[2:])
         if path == ("data", "rows") and spec.data is not None and spec.data.path:
             change, path = f"the content of {spec.data.path} has changed", ("data", "path")
         place = origin.place_of(job.document, spec.name, path)
         yield f"{change} ({place})" if place else change
+
+
+def _batch_key(document: Document, stage: str) -> tuple[str, ...]:
+    """The key that says what the global batch is."""
+    keys = [("training", name) for name in (batch.WHOLE, batch.STEPS, batch.MICRO)]
+    return next((key for key in keys if origin.place_of(document, stage, key)), keys[1])
 
 
 def _resume_from(known: StagePlan, folder: Path) -> StagePlan:

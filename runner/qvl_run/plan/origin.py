@@ -43,12 +43,14 @@ def place_of(document: Document, stage: str, path: At) -> str | None:
 
 
 def _stage_values(document: Document, stage: StageSpec) -> Iterator[tuple[At, Any, str]]:
+    training = to_json(stage.training)
+    whole = _written(document, stage.name, ("training", "global_batch_size"), None)
     resolved = {
         "uses": stage.uses,
         "needs": stage.upstream,
         "init_from": None if stage.init_from is None else str(stage.init_from),
         "model": to_json(model_settings(stage.model, precision="auto", attention="auto")),
-        "training": to_json(stage.training),
+        "training": {"global_batch_size": whole, **training},
         "data": _with(to_json(stage.data)),
         "eval_data": _with(to_json(stage.eval_data)),
         "evaluation": to_json(stage.evaluation),
@@ -56,9 +58,21 @@ def _stage_values(document: Document, stage: StageSpec) -> Iterator[tuple[At, An
     }
     if resolved["evaluation"]:
         resolved["evaluation"]["data"] = _with(resolved["evaluation"]["data"])
-    for path, value in _leaves(resolved, ()):
+    for path, found in _leaves(resolved, ()):
         origin = place_of(document, stage.name, path) or DEFAULT
+        value = found
+        if show_path(path) in stage.auto:
+            value = _written(document, stage.name, path, "auto")
         yield ("stages", stage.name, *path), value, origin
+
+
+def _written(document: Document, stage: str, path: At, default: Any) -> Any:
+    """The value at `path`, of two keys, of `stage`, else of the job's defaults, else `default`."""
+    section, key = path
+    for under in (document.data["stages"][stage], document.data):
+        if key in under.get(section, {}):
+            return under[section][key]
+    return default
 
 
 def _with(data: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from qvl_run.checkpoints.manifest import Manifest
 from qvl_run.checkpoints.pick import Rejected
 from qvl_run.checkpoints.store import Held
+from qvl_run.contract import Estimate
 from qvl_run.hardware import Machine
+from qvl_run.plan import vram
 from qvl_run.plan.decide import Decision
+from qvl_run.plan.space import Space
 from qvl_run.recovery import rules
 from qvl_run.settings import StageSettings
 from qvl_run.spec.diagnostic import Diagnostic
@@ -26,7 +29,8 @@ class StagePlan:
 
     `identity` and `key` are None while the upstream stage has no output yet ("waiting"); `base_key` is the key without
     the generation that `--from-scratch` counts up. `held` is the output of a done stage, or the checkpoint of one to
-    resume; `manifest` is that folder's. `input` is what the stage starts from. `estimate` is the number of steps from
+    resume; `manifest` is that folder's. `input` is what the stage starts from. `decisions` are what `auto` became, and
+    `needs` what the stage will need with that, and with `changes`. `estimate` is the number of steps from
     the settings alone, `total` from what is known. `changes` is what recovery has made smaller, by dotted key below the
     stage; `spec` and `settings` have it already. `reasons` are lines for people.
     """
@@ -34,6 +38,8 @@ class StagePlan:
     spec: StageSpec
     state: State
     settings: StageSettings
+    decisions: tuple[Decision, ...]
+    needs: Estimate
     changes: Mapping[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] | None = None
     key: str | None = None
@@ -54,16 +60,27 @@ class StagePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The whole plan. `storage` is the folder or URL that outlives the machine; `findings` are what the machine cannot
-    do that the job asks for."""
+    """The whole plan. `storage` is the folder or URL that outlives the machine, `space` what will be put there;
+    `findings` are what the machine cannot do that the job asks for."""
 
     job: Job
     machine: Machine
     storage: str
     scratch: Path
-    decisions: tuple[Decision, ...]
     stages: tuple[StagePlan, ...]
+    space: Space
     findings: tuple[Diagnostic, ...] = field(default=())
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Those that are the same for all stages."""
+        first = self.stages[0].decisions if self.stages else ()
+        return tuple(d for d in first if all(d in stage.decisions for stage in self.stages))
+
+    @property
+    def room(self) -> int | None:
+        """Bytes of GPU memory that a stage may plan with; None without a GPU."""
+        return None if self.machine.gpu is None else vram.room(self.machine.gpu)
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -86,7 +103,9 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "scratch": str(plan.scratch),
         "mirror_rate": plan.job.storage.mirror_rate,
         "patience": plan.job.storage.patience,
-        "decisions": [{"name": d.name, "value": d.value, "rule": d.rule} for d in plan.decisions],
+        "room": plan.room,
+        "space": {**asdict(plan.space), "total": plan.space.total},
+        "decisions": [asdict(d) for d in plan.decisions],
         "stages": [
             {
                 "name": stage.spec.name,
@@ -103,6 +122,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
                     for r in stage.rejected
                 ],
                 "changes": dict(stage.changes),
+                "decisions": [asdict(d) for d in stage.decisions],
+                "needs": _needs(stage.needs),
                 "settings": settings.to_json(stage.settings),
             }
             for stage in plan.stages
@@ -112,4 +133,17 @@ def to_json(plan: Plan) -> dict[str, Any]:
             {"code": f.code, "severity": f.severity, "message": f.message, "hint": f.hint}
             for f in plan.findings
         ],
+    }
+
+
+def _needs(needs: Estimate) -> dict[str, Any]:
+    peak = needs.vram
+    return {
+        "vram": None
+        if peak is None
+        else {"phase": peak.phase, "total": peak.total, "parts": dict(peak.parts)},
+        "ram": needs.ram,
+        "download": needs.download,
+        "checkpoint": needs.checkpoint,
+        "output": needs.output,
     }

@@ -28,9 +28,11 @@ LEAST_IMAGE_TOKENS = 64
 Changes = Mapping[str, Any]
 """Dotted keys below a stage, such as `training.per_device_train_batch_size`, with their new values."""
 
+_MICRO = "training.per_device_train_batch_size"
+_ACCUMULATION = "training.gradient_accumulation_steps"
 _NEUTRAL_KEYS = {
-    "training.per_device_train_batch_size",
-    "training.gradient_accumulation_steps",
+    _MICRO,
+    _ACCUMULATION,
     "training.gradient_checkpointing",
     "training.dataloader_num_workers",
     "evaluation.batch_size",
@@ -81,7 +83,19 @@ def apply(spec: StageSpec, changes: Changes) -> StageSpec:
         else:
             model[name] = value
     trained = replace(spec.training, **training)
-    return replace(spec, model=model, training=trained, evaluation=evaluation)
+    # What was changed is no longer the machine's to say.
+    auto = spec.auto - frozenset(changes)
+    return replace(spec, model=model, training=trained, evaluation=evaluation, auto=auto)
+
+
+def within(spec: StageSpec, changes: Changes) -> dict[str, Any]:
+    """`changes` without a micro-batch that is no smaller than that of `spec`: a machine that was predicted to hold less
+    than it did when they were made takes the prediction."""
+    kept = dict(changes)
+    if kept.get(_MICRO, 0) >= spec.training.per_device_train_batch_size:
+        del kept[_MICRO]
+        kept.pop(_ACCUMULATION, None)
+    return kept
 
 
 def holds_batches(section: str | None) -> bool:
@@ -89,15 +103,16 @@ def holds_batches(section: str | None) -> bool:
     return section not in _BEFORE_BATCHES
 
 
-def changes_result(changes: Changes) -> bool:
+def changes_result(changes: Iterable[str]) -> bool:
     """Whether any of `changes` makes another result than the job asks for."""
     return bool(set(changes) - _NEUTRAL_KEYS)
 
 
 def digest(spec: StageSpec) -> str:
-    """What memory depends on in the job file, so that a change there forgets what was remembered."""
+    """What memory depends on in the job file, so that a change there forgets what was remembered. `spec` is the stage
+    as written: what `auto` comes to is the machine's."""
     training = asdict(spec.training)
-    what = {
+    what: dict[str, Any] = {
         "uses": spec.uses,
         "model": dict(spec.model),
         "training": {
@@ -110,6 +125,8 @@ def digest(spec: StageSpec) -> str:
         "evaluation": spec.evaluation.batch_size if spec.evaluation else None,
         "with": dict(spec.options),
     }  # fmt: skip
+    if spec.auto:
+        what["auto"] = sorted(spec.auto)
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -163,8 +180,8 @@ def _micro_batch(spec: StageSpec) -> Step | None:
     return Step(
         rung="micro_batch",
         changes={
-            "training.per_device_train_batch_size": smaller,
-            "training.gradient_accumulation_steps": whole // smaller,
+            _MICRO: smaller,
+            _ACCUMULATION: whole // smaller,
         },
         text=f"micro-batch {micro} -> {smaller}, accumulation {whole // micro} -> {whole // smaller}: "
         f"the global batch stays {whole}",

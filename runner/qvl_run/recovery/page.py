@@ -125,7 +125,8 @@ def _rules() -> Iterator[str]:
         checkpoints (`*.ledger.jsonl`), so the next start knows it.
 
         Less memory comes one rung at a time, first what leaves the result as it is: the micro-batch is halved while
-        gradient accumulation grows, so that the global batch stays. Rungs of that kind: {_rungs(True)}; what has
+        gradient accumulation grows, so that the global batch stays; where the job leaves the split open, it begins at
+        the one that was fitted to the GPU. Rungs of that kind: {_rungs(True)}; what has
         helped is remembered for this kind of GPU until the job file changes, and `qvl-run plan JOB` shows it. What
         changes the result is done only where a rule of yours names it: {_rungs(False)}.
         """

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from qvl_run import hardware
 from qvl_run.hardware import Machine
-from qvl_run.plan import decide, smaller
+from qvl_run.plan import decide, misfit, smaller
+from qvl_run.plan.fit import Fits, fit
 from qvl_run.plan.make import Places, store_missing
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.job import Job
@@ -30,16 +31,22 @@ def machine_here(job: Job, where: Places) -> Machine:
 def findings(job: Job, machine: Machine, where: Places) -> tuple[Diagnostic, ...]:
     """All that `machine`, this one, cannot do for `job`: errors stop the run with exit code 3, warnings do not. Where
     another shipped job would run here, the hint names it."""
-    found = (*decide.check(job, machine), *missing(job, machine, where))
+    fits = fit(job, machine)
+    found = (
+        *decide.check(job, machine),
+        *misfit.findings(job, machine, fits),
+        *missing(job, machine, where, fits=fits),
+    )
     return smaller.advised(found, job, machine)
 
 
-def missing(job: Job, machine: Machine, where: Places) -> Iterator[Diagnostic]:
+def missing(job: Job, machine: Machine, where: Places, *, fits: Fits) -> Iterator[Diagnostic]:
     """What must be there besides the machine: the training libraries, the drive, what reads a bucket. Nothing is
     created."""
     yield from libraries_missing()
-    quantized = any(s.model.get("quantization", "none") != "none" for s in job.stages)
-    eight_bit = any(s.training.optim == "adamw_8bit" for s in job.stages)
+    stages = [fitted.spec for fitted in fits.values()]
+    quantized = any(s.model.get("quantization", "none") != "none" for s in stages)
+    eight_bit = any(s.training.optim == "adamw_8bit" for s in stages)
     if (quantized or eight_bit) and machine.gpu and find_spec("bitsandbytes") is None:
         yield Diagnostic(
             code="QVL410",

@@ -11,6 +11,7 @@ from qvl_run.checkpoints import generation
 from qvl_run.checkpoints.pick import Entry
 from qvl_run.checkpoints.store import Store
 from qvl_run.hardware import Machine
+from qvl_run.plan.fit import Fits, fit
 from qvl_run.plan.make import Choices, Past, Places, choose, plan_stage
 from qvl_run.plan.plan import StagePlan
 from qvl_run.recovery.classify import STOPPED
@@ -52,6 +53,10 @@ class Session:
     failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     stop_after_save: bool = False
     stop_now: bool = False
+    _fits: Fits = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._fits = fit(self.job, self.machine)
 
     def plan(self, spec: StageSpec, *, upstream: StagePlan | None, choices: Choices) -> StagePlan:
         """What is to be done with `spec` now. Raises OSError."""
@@ -63,6 +68,7 @@ class Session:
                 self.machine,
                 self.where,
                 self.past,
+                fits=self._fits,
                 upstream=upstream,
                 choices=choices,
                 wait=self.unless_stopped,

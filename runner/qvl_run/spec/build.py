@@ -12,7 +12,7 @@ from qvl_run import plugins, units
 from qvl_run.plugins import PluginError
 from qvl_run.recovery import rules
 from qvl_run.settings import DataSettings, EvaluationSettings, TrainingSettings, from_json
-from qvl_run.spec import schema
+from qvl_run.spec import batch, schema
 from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
 from qvl_run.spec.document import Document, Key
 from qvl_run.spec.job import Hardware, Job, StageSpec, Storage
@@ -21,6 +21,7 @@ from qvl_run.spec.paths import exists, expanded
 
 T = TypeVar("T")
 At = tuple[Key, ...]
+_AUTO_MODEL = ("quantization", "image_tokens")
 _ENV = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -93,7 +94,10 @@ class _Builder:
         model = merged(job["model"], stage.get("model", {}))
         name_at = (*at, "model", "name") if "name" in stage.get("model", {}) else ("model", "name")
         model["name"] = self.text(model["name"], name_at)
-        training = merged(job.get("training", {}), stage.get("training", {}))
+        training, auto = self.training(
+            merged(job.get("training", {}), stage.get("training", {})), at
+        )
+        auto |= {f"model.{key}" for key in _AUTO_MODEL if model.get(key) == batch.AUTO}
         options = schema.with_defaults(stage.get("with", {}), plugins.stage(stage["uses"]).schema)
         return StageSpec(
             name=name,
@@ -101,12 +105,31 @@ class _Builder:
             upstream=upstream,
             init_from=self.folder(stage.get("init_from"), (*at, "init_from")),
             model=model,
-            training=from_json(TrainingSettings, training),
+            training=training,
             data=self.data(stage.get("data"), (*at, "data")),
             eval_data=self.data(stage.get("eval_data"), (*at, "eval_data")),
             evaluation=None if evaluation is None else self.evaluation(evaluation, where),
             options=options,
+            auto=frozenset(auto),
         )
+
+    def training(self, written: Mapping[str, Any], at: At) -> tuple[TrainingSettings, set[str]]:
+        """`written` with numbers for what is `auto`, and the dotted keys that are."""
+        try:
+            split = batch.split(written)
+        except batch.Contradiction as error:
+            own: At = (*at, "training", error.key)
+            place = own if self.document.has(own) else ("training", error.key)
+            self.find("QVL230", f"{at[-1]}: {error}", place, error.hint)
+            split = batch.Split(micro=1, steps=1)
+        parts = {batch.MICRO: split.micro, batch.STEPS: split.steps}
+        auto = {key for key, value in written.items() if value == batch.AUTO and key not in parts}
+        values = {
+            key: value for key, value in written.items() if key != batch.WHOLE and key not in auto
+        }
+        return from_json(TrainingSettings, values | parts), {
+            f"training.{key}" for key in (*auto, *split.auto)
+        }
 
     def evaluation(self, evaluation: Mapping[str, Any], at: At) -> EvaluationSettings:
         data = self.data(evaluation["data"], (*at, "data"))

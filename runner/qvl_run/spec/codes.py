@@ -253,6 +253,14 @@ CODES: Mapping[str, Code] = {
         wrong="hardware: {min_compute_capability: 8.05}",
         right="hardware: {min_compute_capability: 8.0}",
     ),
+    "QVL230": Code(
+        title="a global batch that its parts do not make",
+        text="`per_device_train_batch_size` x `gradient_accumulation_steps` is the number of rows in one optimizer "
+        "step. Where `global_batch_size` says that number, leave one of the two out, or both: then the split is chosen "
+        "to fit the GPU and the result stays the same.",
+        wrong="training: {global_batch_size: 8, per_device_train_batch_size: 3}",
+        right="training: {global_batch_size: 8, per_device_train_batch_size: 2}",
+    ),
     "QVL301": Code(
         title="a row that cannot be used",
         text="The line is no JSON, lacks a key or its image, or the image cannot be read. Rows are checked before "
@@ -373,6 +381,24 @@ CODES: Mapping[str, Code] = {
         text="Some models of the hub are given only to who has accepted their licence. Whether this one is of them, "
         "only the hub can tell. The models of Qwen are open. In Colab a secret called HF_TOKEN does not reach a "
         "command by itself: set it with os.environ in a cell.",
+    ),
+    "QVL430": Code(
+        title="a stage that does not fit the GPU",
+        text="What the stage needs of GPU memory at its peak, computed from the settings for the longest rows that "
+        "they admit, is more than the GPU has for it, and nothing that recovery may lower after an out-of-memory is "
+        "enough. The hint names single changes that are, each computed. `max_seq_length` bounds the rows that are "
+        "counted with: where your rows are shorter, say so there.",
+    ),
+    "QVL431": Code(
+        title="settings that may be too large for the GPU",
+        text="For the longest rows that the settings admit, they are predicted to need more than the GPU has. Shorter "
+        "rows may fit, so the run starts; after an out-of-memory, recovery lowers what the message names. "
+        "`auto` begins with what fits.",
+    ),
+    "QVL432": Code(
+        title="GPU memory that something else holds",
+        text="The GPU is large enough, but less of it is free now than the stage is predicted to need. Settings are "
+        "never fitted to what is free at the moment, or they would differ from one start to the next.",
     ),
 }
 

@@ -35,6 +35,13 @@ class Document:
         """The place of the last key of `path`; of the value where it is an element of a list."""
         return self.span(path, key=True)
 
+    def stage_span(self, stage: str, *path: Key) -> Span:
+        """The place of the value at `path` of a stage: in the stage, else in the job's defaults, else the stage."""
+        for at in (("stages", stage, *path), path):
+            if self.has(at):
+                return self.span(at)
+        return self.key_span(("stages", stage))
+
     def has(self, path: Sequence[Key]) -> bool:
         """Whether something stands at `path`."""
         return tuple(path) in self._values

@@ -1,7 +1,6 @@
 """A valid job, resolved as far as the file alone goes: defaults merged, stages in order, sizes in bytes.
 
-What depends on the machine (`auto` precision and attention, Weights & Biases) is still open here and is decided by
-the plan.
+What depends on the machine (whatever says `auto`, Weights & Biases) is still open here and is decided by the plan.
 """
 
 from __future__ import annotations
@@ -53,6 +52,11 @@ class Storage:
 class StageSpec:
     """One stage. `model` is the job's `model` with the stage's changes, as written (`auto` not yet decided).
 
+    `auto` are the dotted keys, such as `training.optim`, that the job leaves to the machine, precision and attention
+    apart. Those of `training` have numbers nonetheless: what `auto` comes to where nothing can be told, the product of
+    micro-batch and accumulation always being the global batch. `plan.fit` puts the machine's own values in their place
+    and keeps `auto`.
+
     `upstream` names the stage it starts from, None for the base model or `init_from`.
     """
 
@@ -66,6 +70,7 @@ class StageSpec:
     eval_data: DataSettings | None
     evaluation: EvaluationSettings | None
     options: Mapping[str, Any]
+    auto: frozenset[str] = field(default=frozenset())
 
 
 @dataclass(frozen=True, kw_only=True)

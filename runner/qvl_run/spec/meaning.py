@@ -218,11 +218,7 @@ def _finding(
 
 
 def _stage_span(job: Job, stage: StageSpec, *path: str) -> Span:
-    """Where the value at `path` of a stage is written: in the stage, else in the job's defaults, else the stage."""
-    for at in (("stages", stage.name, *path), path):
-        if job.document.has(at):
-            return job.document.span(at)
-    return job.document.key_span(("stages", stage.name))
+    return job.document.stage_span(stage.name, *path)
 
 
 def _data_at(job: Job, stage: StageSpec, key: tuple[str, ...]) -> At:

@@ -10,7 +10,7 @@ from qvl_run.spec.job import StageSpec
 
 
 def provisional_settings(stage: StageSpec) -> StageSettings:
-    """`stage` as settings before a machine is known: `auto` stands for fp32 and SDPA. For checks and estimates."""
+    """`stage` as settings before a machine is known: `auto` stands for fp32, SDPA and the defaults. For checks."""
     return StageSettings(
         name=stage.name,
         uses=stage.uses,
@@ -24,13 +24,16 @@ def provisional_settings(stage: StageSpec) -> StageSettings:
 
 
 def model_settings(model: Mapping[str, Any], *, precision: str, attention: str) -> ModelSettings:
-    """The job's `model` with what `auto` stands for."""
+    """The job's `model` with what `auto` stands for; the default for keys that `plan.fit` has not decided."""
     values = dict(model)
     values.pop("lora", None)
     if values.get("precision", "auto") == "auto":
         values["precision"] = precision
     if values.get("attention", "auto") == "auto":
         values["attention"] = attention
+    for key in ("quantization", "image_tokens"):
+        if values.get(key) == "auto":
+            del values[key]
     lora = model.get("lora", {})
     values["lora"] = None if lora is None else from_json(LoraSettings, lora)
     return from_json(ModelSettings, values)

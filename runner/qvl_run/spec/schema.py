@@ -95,7 +95,9 @@ def _diagnostics(error: Any, document: Document, path: tuple[Key, ...]) -> Itera
     value = _shown(error.instance)
     if keyword == "type":
         kinds = [wanted] if isinstance(wanted, str) else wanted
-        message = f"{where} must be {' or '.join(_TYPES[k] for k in kinds)}, not {value}"
+        words = _WORDS.match(error.schema.get("pattern", ""))
+        names = _TYPES | ({"string": words[1]} if words and "|" not in words[1] else {})
+        message = f"{where} must be {' or '.join(names[k] for k in kinds)}, not {value}"
         yield Diagnostic(
             code="QVL103",
             message=message,
@@ -110,7 +112,8 @@ def _diagnostics(error: Any, document: Document, path: tuple[Key, ...]) -> Itera
             code="QVL104",
             message=f"{where} cannot be {value}",
             span=span,
-            hint=did_you_mean(str(error.instance), allowed),
+            hint=_type_hint(error.instance, error.schema.get("type", ()))
+            or did_you_mean(str(error.instance), allowed),
         )
     else:
         yield Diagnostic(

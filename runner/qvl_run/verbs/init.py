@@ -81,8 +81,7 @@ def job(name: str, *, model: str, tier: str, stages: list[str], data: str) -> st
         f"model: {{name: {model}, lora: {{r: 16}}}}",
         "training:                            # for every stage; a stage may change any of it",
         "  learning_rate: 1e-4",
-        "  per_device_train_batch_size: 1     # rows at once: memory",
-        "  gradient_accumulation_steps: 8     # times that: the global batch",
+        "  global_batch_size: 8               # rows of one step; how many at once is chosen to fit the GPU",
         "  save_steps: 20                     # what a disconnect can cost",
         "stages:                              # each starts from the one before it",
     ]

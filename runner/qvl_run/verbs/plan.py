@@ -11,7 +11,7 @@ import click
 
 from qvl_run import exit_codes, hardware, plugins
 from qvl_run.hardware import Machine
-from qvl_run.plan import origin, smaller
+from qvl_run.plan import origin, smaller, vram
 from qvl_run.plan import plan as plans
 from qvl_run.plan.make import make_plan, places
 from qvl_run.plan.plan import Plan, StagePlan
@@ -76,22 +76,51 @@ def text(plan: Plan) -> str:
     ram = f"{machine.cores} cores, {show_size(machine.ram)} RAM"
     lines = [f"{plan.job.name}: {what}, {ram}{assumed}"]
     lines += [f"  {d.name}: {d.value} ({d.rule})" for d in plan.decisions]
-    lines.append(f"  storage: {plan.storage}")
+    lines.append(f"  storage: {plan.storage}{_space(plan)}")
     lines.append("  recovery:")
     lines += [f"    {line}" for line in plan.job.recovery.lines()]
     for stage in plan.stages:
-        lines += ["", *_stage_lines(stage)]
+        lines += ["", *_stage_lines(stage, plan)]
     if plan.findings:
         lines += ["", render(plan.findings)]
     return "\n".join(lines)
 
 
-def _stage_lines(stage: StagePlan) -> Iterator[str]:
+def _space(plan: Plan) -> str:
+    """What the run will put there, where anything is known of it."""
+    found = plan.space
+    if not found.total:
+        return ""
+    least = "" if found.whole else "at least "
+    models = f", base models {show_size(found.downloads)} of it" if found.downloads else ""
+    return f" ({least}{show_size(found.total)} in the end{models})"
+
+
+def _needs(stage: StagePlan, room: int | None) -> Iterator[str]:
+    """What the stage needs of the machine, as far as it can tell."""
+    peak = stage.needs.vram
+    if peak is not None and room is not None:
+        yield f"  GPU memory: {vram.of(peak.total, room)}, {vram.told(peak)}"
+    sizes = (
+        ("RAM", stage.needs.ram),
+        ("download", stage.needs.download),
+        ("a checkpoint", stage.needs.checkpoint),
+        ("its output", stage.needs.output),
+    )
+    if known := [f"{name} {show_size(size)}" for name, size in sizes if size is not None]:
+        yield f"  {', '.join(known)}"
+
+
+def _stage_lines(stage: StagePlan, plan: Plan) -> Iterator[str]:
     yield f"{stage.spec.name} ({stage.spec.uses}): {headline(stage)}"
     for reason in details(stage):
         yield f"  {reason}"
+    yield from _needs(stage, plan.room)
     if plugins.stage(stage.spec.uses).data_kind is None and not stage.total:
         return  # no rows and no steps: it does not train
+    for decision in stage.decisions:
+        if decision not in plan.decisions:
+            yield f"  {decision.name}: {decision.value} ({decision.rule})"
     training = stage.settings.training
     micro, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     yield (

@@ -11,6 +11,7 @@ from qvl_run.run import preflight as checks
 from qvl_run.run.preflight import findings, machine_here
 from qvl_run.spec.load import load_job
 from tests.conftest import Command
+from tests.qvl_run.plan.fakes import Formula, needing
 
 JOB = """
 version: 1
@@ -101,3 +102,20 @@ def test_what_cannot_be_told_holds_nothing_up(
     done = qvl_run(job)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warning[QVL414]" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("weights", "model"), [(20.0, "quantization: auto"), (1.0, "quantization: auto, lora: null")]
+)
+def test_what_auto_takes_needs_its_library_too(
+    job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, weights: float, model: str
+) -> None:
+    needing(monkeypatch, Formula(weights=weights))
+    text = JOB.replace("900TB", "1KB").replace("quantization: nf4", model)
+    job = load_job(job_file(text + "training: {optim: auto}\n"))
+    monkeypatch.setattr(checks, "find_spec", lambda name: name != "bitsandbytes" or None)
+    found = findings(job, PROFILES["t4"], places(job))
+    assert [d.code for d in found] == ["QVL410"]
+    assert [
+        d.code for d in findings(job, PROFILES["cpu"], places(job)) if d.severity == "error"
+    ] == []

@@ -19,6 +19,7 @@ SPECS = Path(__file__).parents[2] / "specs"
 BEYOND_A_SCHEMA = {
     "QVL206", "QVL207", "QVL208", "QVL210", "QVL211", "QVL212", "QVL213", "QVL214", "QVL215", "QVL216", "QVL217",
     "QVL218", "QVL219", "QVL220", "QVL221", "QVL222", "QVL223", "QVL224", "QVL225", "QVL226", "QVL228",
+    "QVL230",
     "QVL302", "QVL021", "QVL022", "QVL023", "QVL202",
 }  # fmt: skip
 

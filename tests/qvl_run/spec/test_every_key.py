@@ -27,7 +27,8 @@ from qvl_run.spec.load import load_job
 from qvl_run.verbs.plan import machine_for
 
 TRAINING = {
-    "num_epochs": 1.5, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "learning_rate": 2e-4,
+    "num_epochs": 1.5, "global_batch_size": 16, "per_device_train_batch_size": 2, "gradient_accumulation_steps": "auto",
+    "learning_rate": 2e-4,
     "lr_scheduler_type": "cosine", "warmup_ratio": 0.1, "weight_decay": 0.01, "adam_beta1": 0.8, "adam_beta2": 0.9,
     "max_grad_norm": 0.5, "max_seq_length": 512, "gradient_checkpointing": False, "optim": "adamw_torch",
     "save_steps": 5, "logging_steps": 2, "dataloader_num_workers": 1, "seed": 7,
@@ -104,6 +105,7 @@ OTHER: dict[str, Any] = {
     "model.image_tokens": [8, 64],
     "model.quantization": "nf4",
     "training.lr_scheduler_type": "linear",
+    "training.gradient_accumulation_steps": 8,
     "stages.dpo.with.loss_type": "ipo",
     "stages.grpo.with.loss_type": "dapo",
     "stages.sft.needs": "count",

@@ -22,7 +22,8 @@ SCHEMA = bundled_schema()
 # Keys whose right values hang on others, or on files: they are set by `made_right`.
 APART = {
     "extends", "profiles", "needs", "init_from", "path", "split", "revision", "format", "uses", "data", "eval_data",
-    "evaluation", "stages", "model", "hardware", "storage", "with", "num_generations", "rewards", "label_smoothing",
+    "evaluation", "global_batch_size",
+    "stages", "model", "hardware", "storage", "with", "num_generations", "rewards", "label_smoothing",
     "loss_type", "image_tokens", "max_seq_length", "max_steps", "warmup_ratio", "lr_scheduler_type", "name", "lora",
     "target_modules", "fail_at", "version",
 }  # fmt: skip
@@ -32,6 +33,11 @@ def value(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     """Any value that `schema`, of a scalar, accepts."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
+    if schema.get("pattern") == "^(auto)$":
+        rest = {key: sub for key, sub in schema.items() if key != "pattern"}
+        return st.one_of(
+            st.just("auto"), value(rest | {"type": [k for k in schema["type"] if k != "string"]})
+        )
     if "pattern" in schema:
         return st.sampled_from(schema["examples"])
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
@@ -76,6 +82,7 @@ ROWS = st.fixed_dictionaries(
         "max_samples": st.integers(64, 500),
     },
 )
+SPLIT = ["per_device_train_batch_size", "gradient_accumulation_steps"]
 NAMES = st.lists(
     st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True), min_size=1, max_size=3, unique=True
 )
@@ -108,6 +115,14 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
     job = {"version": 1, "name": "made", "model": model, "stages": stages}
     if draw(st.booleans()):
         job["training"] = draw(TRAINING)
+    if draw(st.booleans()):
+        for part in (job, *stages.values()):
+            for key in SPLIT:
+                part.get("training", {}).pop(key, None)
+        job.setdefault("training", {})["global_batch_size"] = draw(st.sampled_from([8, 16]))
+        for stage in stages.values():
+            half = {draw(st.sampled_from(SPLIT)): draw(st.sampled_from(["auto", 1, 4, 8]))}
+            stage.setdefault("training", {}).update(half)
     if draw(st.booleans()):
         job["tracking"] = draw(some_of(SCHEMA["properties"]["tracking"]))
     return job

@@ -1,0 +1,125 @@
+"""What the stages of one hand-over chain share: how the base weights are held, and the image budget. Pure.
+
+Both change what is learnt from, so a chain has one of each: a stage whose job says it by hand decides for those that
+leave it open, where the chain says one thing only. Preferred is the better result: unquantized weights before large
+images (judged at the smallest budget), then the largest image budget. Memory is judged with every further `auto` at its
+least: micro-batch 1, gradient checkpointing on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from qvl_run.plan import vram
+from qvl_run.plan.bench import Bench, filled
+from qvl_run.plan.decide import Decision
+from qvl_run.spec.job import StageSpec
+from qvl_run.units import show_size
+
+QUANTIZATION = "model.quantization"
+IMAGES = "model.image_tokens"
+BUDGETS = (1024, 768, 512, 384, 256)
+"""Most tokens of an image, best first; 1024 are about 1024 x 1024 pixels."""
+LEAST = 64
+"""Least tokens of an image: one of 256 x 256 pixels."""
+NO_GPU = "no GPU whose memory it would be fitted to"
+UNKNOWN = (
+    "the default: what it needs of GPU memory cannot be told before something is downloaded or read"
+)
+
+
+def chains(stages: Iterable[StageSpec]) -> list[list[StageSpec]]:
+    """`stages`, upstream first, by the stage that begins their chain."""
+    found: dict[str, list[StageSpec]] = {}
+    begins: dict[str, str] = {}
+    for spec in stages:
+        begins[spec.name] = begins.get(spec.upstream or "", spec.name)
+        found.setdefault(begins[spec.name], []).append(spec)
+    return list(found.values())
+
+
+def quantization(line: Sequence[StageSpec], bench: Bench) -> Decision | None:
+    """How the stages of `line` that leave it open hold the base; None where none does."""
+    mine = [spec for spec in line if QUANTIZATION in spec.auto]
+    if not mine:
+        return None
+    said = {spec.model.get("quantization", "none") for spec in line if spec not in mine}
+    if bench.room is None:
+        return _quantized("none", "quantization needs a GPU; none was found")
+    if any(spec.model.get("lora", {}) is None for spec in line):
+        return _quantized("none", "without LoRA the weights themselves are trained")
+    if len(said) == 1:
+        return _quantized(said.pop(), "as the other stages of the chain say")
+    smallest = _smallest(line)
+    whole, packed = (
+        {
+            spec.name: need
+            for spec in map(smallest, mine)
+            if (need := bench.need(filled(spec, {QUANTIZATION: value}))) is not None
+        }
+        for value in ("none", "nf4")
+    )
+    if not whole:
+        return _quantized("none", UNKNOWN)
+    most = max(whole, key=lambda name: whole[name])
+    if whole[most] <= bench.room:
+        share = vram.of(whole[most], bench.room)
+        return _quantized("none", f"{most}, which needs most, can do with {share} unquantized")
+    there = f"unquantized, {most} needs {show_size(whole[most])}, {show_size(bench.room)} are there"
+    if packed and max(packed.values()) < whole[most]:
+        return _quantized("nf4", there)
+    return _quantized("none", f"{there}, but nf4 would need no less")
+
+
+def images(line: Sequence[StageSpec], bench: Bench) -> tuple[Any, Decision] | None:
+    """The image budget of the stages of `line`, quantized as decided, that leave it open, and the decision."""
+    mine = [spec for spec in line if IMAGES in spec.auto]
+    if not mine:
+        return None
+    said = [spec.model.get("image_tokens") for spec in line if spec not in mine]
+    if said and all(one == said[0] for one in said):
+        return _budget(said[0], "as the other stages of the chain say")
+    if bench.room is None:
+        return _budget(None, NO_GPU)
+    open_to, larger = candidates(mine), ""
+    for most in open_to:
+        tried = [filled(spec, {IMAGES: bounds(most)}) for spec in mine]
+        need = max((n for spec in tried if (n := bench.need(spec)) is not None), default=None)
+        if need is None:
+            return _budget(None, UNKNOWN)
+        if need <= bench.room or most == open_to[-1]:
+            share = vram.of(need, bench.room)
+            if most == open_to[0]:
+                larger = "half of max_seq_length" if most < BUDGETS[0] else "the most that is tried"
+                larger += f": {share} at micro-batch 1" if need <= bench.room else ""
+            return _budget(bounds(most), larger)
+        larger = f"{most} tokens need {show_size(need)}, {show_size(bench.room)} are there"
+    raise AssertionError("there is a smallest budget")
+
+
+def candidates(specs: Iterable[StageSpec]) -> tuple[int, ...]:
+    """Image budgets that leave half of `max_seq_length` to the text, best first; that half where it is smaller yet."""
+    lengths = [n for spec in specs if (n := spec.training.max_seq_length) is not None]
+    half = min(lengths, default=2 * BUDGETS[0]) // 2
+    return tuple(most for most in BUDGETS if most <= half) or (half,)
+
+
+def bounds(most: int) -> list[int]:
+    """`image_tokens` for images of at most `most`."""
+    return [min(LEAST, most), most]
+
+
+def _smallest(line: Sequence[StageSpec]) -> Callable[[StageSpec], StageSpec]:
+    """Gives a stage of `line` the smallest image budget, where it is open."""
+    least = bounds(candidates(spec for spec in line if IMAGES in spec.auto)[-1])
+    return lambda spec: filled(spec, {IMAGES: least}) if IMAGES in spec.auto else spec
+
+
+def _quantized(value: str, rule: str) -> Decision:
+    return Decision(name="quantization", value=value, rule=rule)
+
+
+def _budget(value: Any, rule: str) -> tuple[Any, Decision]:
+    shown = "the processor's own" if value is None else f"{value[0]} to {value[1]}"
+    return value, Decision(name="image_tokens", value=shown, rule=rule)

@@ -1,0 +1,149 @@
+"""A number for every `auto`: what fits the machine, chosen by its whole memory, each choice with the rule that took it.
+
+Preferred is what gives the better result, then what is faster: unquantized weights, large images, no gradient
+checkpointing, a large micro-batch. What a job says by hand stays, and the rest is fitted around it. Pure, and the same
+for the same job on the same machine: recovery's ladder begins where this ends. Where a stage cannot tell what it
+needs, or there is no GPU, `auto` is the default. Nothing here refuses anything: see `plan.misfit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qvl_run.hardware import Machine
+from qvl_run.plan import chain, decide, vram
+from qvl_run.plan.bench import Bench, filled
+from qvl_run.plan.chain import NO_GPU, UNKNOWN
+from qvl_run.plan.decide import Decision
+from qvl_run.spec.batch import MICRO, STEPS
+from qvl_run.spec.job import Job, StageSpec
+from qvl_run.units import show_size
+
+CHECKPOINTING = "training.gradient_checkpointing"
+OPTIM = "training.optim"
+_MICRO, _STEPS = f"training.{MICRO}", f"training.{STEPS}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """`spec` with a value for every `auto`, and the decisions, in the order in which they were taken."""
+
+    spec: StageSpec
+    decisions: tuple[Decision, ...]
+
+
+Fits = Mapping[str, Fitted]
+"""By the name of the stage."""
+
+
+def fit(job: Job, machine: Machine) -> Fits:
+    """The stages of `job` on `machine`."""
+    bench, found = Bench(machine=machine), dict[str, Fitted]()
+    for line in chain.chains(job.stages):
+        shared: dict[str, list[Decision]] = {spec.name: [] for spec in line}
+        # The optimizer asks for no memory to be there, and what is there depends on it.
+        line = [
+            filled(spec, {OPTIM: _optim(spec, bench).value} if OPTIM in spec.auto else {})
+            for spec in line
+        ]
+        if held := chain.quantization(line, bench):
+            line = [_with(spec, chain.QUANTIZATION, held.value, held, shared) for spec in line]
+        if budget := chain.images(line, bench):
+            line = [_with(spec, chain.IMAGES, *budget, shared) for spec in line]
+        for spec in line:
+            found[spec.name] = _fitted(spec, bench, shared[spec.name])
+    return {spec.name: found[spec.name] for spec in job.stages}
+
+
+def _with(
+    spec: StageSpec, key: str, value: Any, decision: Decision, told: Mapping[str, list[Decision]]
+) -> StageSpec:
+    if key not in spec.auto:
+        return spec
+    told[spec.name].append(decision)
+    return filled(spec, {key: value})
+
+
+def _fitted(spec: StageSpec, bench: Bench, shared: list[Decision]) -> Fitted:
+    decisions = list(decide.capability_decisions(spec, bench.machine)) + shared
+    if CHECKPOINTING in spec.auto:
+        spec, decision = _checkpointing(spec, bench)
+        decisions.append(decision)
+    spec, split = _split(spec, bench)
+    decisions += split
+    if OPTIM in spec.auto:
+        decisions.append(_optim(spec, bench))
+    return Fitted(spec=spec, decisions=tuple(decisions))
+
+
+def _checkpointing(spec: StageSpec, bench: Bench) -> tuple[StageSpec, Decision]:
+    without = filled(spec, {CHECKPOINTING: False})
+    need, micro = bench.need(without), spec.training.per_device_train_batch_size
+    if need is None or bench.room is None:
+        why = NO_GPU if bench.room is None else UNKNOWN
+        return spec, Decision(name="gradient_checkpointing", value="on", rule=why)
+    if need <= bench.room:
+        rule = f"{vram.of(need, bench.room)} without it at micro-batch {micro}"
+        return without, Decision(name="gradient_checkpointing", value="off", rule=rule)
+    rule = f"without it, micro-batch {micro} needs {show_size(need)}, {show_size(bench.room)} are there"
+    return spec, Decision(name="gradient_checkpointing", value="on", rule=rule)
+
+
+def _split(spec: StageSpec, bench: Bench) -> tuple[StageSpec, list[Decision]]:
+    """The split of the global batch; a half of it that is open alone has been filled from the other."""
+    micro, steps = (
+        spec.training.per_device_train_batch_size,
+        spec.training.gradient_accumulation_steps,
+    )
+    whole = micro * steps
+    follows = Decision(
+        name=STEPS, value=str(steps), rule=f"global batch {whole}, micro-batch {micro}"
+    )
+    if _MICRO not in spec.auto:
+        return spec, [follows] if _STEPS in spec.auto else []
+    if _STEPS not in spec.auto:
+        rule = f"global batch {whole}, accumulation {steps}"
+        return spec, [Decision(name=MICRO, value=str(micro), rule=rule)]
+    chosen, rule = _largest(spec, whole, bench)
+    micro, steps = chosen, whole // chosen
+    return filled(spec, {_MICRO: micro, _STEPS: steps}), [
+        Decision(name=MICRO, value=str(micro), rule=rule),
+        Decision(name=STEPS, value=str(steps), rule=f"global batch {whole}, micro-batch {micro}"),
+    ]
+
+
+def _largest(spec: StageSpec, whole: int, bench: Bench) -> tuple[int, str]:
+    """The largest divisor of `whole` that fits as the micro-batch, and why it is that one."""
+    if bench.room is None or bench.need(spec) is None:
+        return 1, NO_GPU if bench.room is None else UNKNOWN
+    larger = "the whole global batch"
+    for micro in divisors(whole):
+        need = bench.need(filled(spec, {_MICRO: micro, _STEPS: whole // micro}))
+        assert need is not None
+        if need <= bench.room:
+            return micro, f"{vram.of(need, bench.room)}; {larger}"
+        larger = f"{micro} would need {show_size(need)}"
+    return 1, f"the least there is: {larger}, {show_size(bench.room)} are there"
+
+
+def divisors(whole: int) -> Iterator[int]:
+    """Those of `whole`, the largest first."""
+    small = [n for n in range(1, int(whole**0.5) + 1) if whole % n == 0]
+    yield from (whole // n for n in small)
+    yield from (n for n in reversed(small) if n * n != whole)
+
+
+def _optim(spec: StageSpec, bench: Bench) -> Decision:
+    """The machine must not decide this but by being a GPU: a checkpoint holds the optimizer's state in its own form."""
+    if spec.model.get("lora", {}) is not None:
+        value, rule = "adamw_torch", "only adapters are trained, and their state is small"
+    elif bench.room is None:
+        value, rule = "adamw_torch", "adamw_8bit needs a GPU; none was found"
+    else:
+        value, rule = (
+            "adamw_8bit",
+            "all weights are trained: 2 bytes of state a weight in place of 8",
+        )
+    return Decision(name="optim", value=value, rule=rule)

@@ -1,0 +1,349 @@
+"""What `auto` becomes on a machine: always something that fits where anything does, the better result first."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qvl_run.hardware import GIB, PROFILES, Machine
+from qvl_run.plan import identity, vram
+from qvl_run.plan.bench import Bench, filled
+from qvl_run.plan.chain import BUDGETS, NO_GPU, UNKNOWN, bounds, candidates
+from qvl_run.plan.fit import Fitted, divisors, fit
+from qvl_run.spec.batch import MICRO, STEPS
+from qvl_run.spec.job import Job
+from qvl_run.spec.load import load_job
+from tests.qvl_run.plan.fakes import Formula, gpu_with, needing
+
+JOB = """
+version: 1
+name: demo
+model: {name: qvl-tiny%s}
+training: {max_seq_length: 1024%s}
+stages:
+  sft: {uses: sft, data: {format: spatial_scenes}%s}
+  dpo: {uses: dpo, data: {format: spatial_scenes}}
+"""
+ALL_MODEL = ", quantization: auto, image_tokens: auto"
+ALL_TRAINING = ", global_batch_size: 8, gradient_checkpointing: auto, optim: auto"
+Made = Callable[..., Job]
+
+
+@pytest.fixture
+def made(job_file: Callable[..., Path]) -> Made:
+    def make(model: str = ALL_MODEL, training: str = ALL_TRAINING, sft: str = "") -> Job:
+        return load_job(job_file(JOB % (model, training, sft)))
+
+    return make
+
+
+def chosen(fitted: Fitted) -> dict[str, str]:
+    return {decision.name: decision.value for decision in fitted.decisions}
+
+
+def rule(fitted: Fitted, name: str) -> str:
+    return next(d.rule for d in fitted.decisions if d.name == name)
+
+
+def test_with_room_for_all_nothing_is_given_up(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    needing(monkeypatch, Formula(image=0.5))
+    for fitted in fit(made(), gpu_with(100)).values():
+        assert chosen(fitted) == {
+            "precision": "fp16",
+            "attention": "sdpa",
+            "quantization": "none",
+            "image_tokens": "64 to 512",  # half of max_seq_length
+            "gradient_checkpointing": "off",
+            MICRO: "8",
+            STEPS: "1",
+            "optim": "adamw_torch",
+        }
+        assert fitted.spec.model["image_tokens"] == [64, 512]
+        assert fitted.spec.training.gradient_checkpointing is False
+
+
+# 4 GiB of weights, 1 a row, 3 without checkpointing, 0.25 for 256 tokens of an image: each GiB less takes one thing.
+@pytest.mark.parametrize(
+    ("room", "quantization", "images", "checkpointing", "micro"),
+    [
+        (4 + 8 * 3.5, "none", 512, "off", 8),
+        (4 + 4 * 3.5, "none", 512, "off", 4),
+        (4 + 3.5, "none", 512, "off", 1),
+        (4 + 3.4, "none", 512, "on", 2),
+        (4 + 1.5, "none", 512, "on", 1),
+        (4 + 1.4, "none", 384, "on", 1),
+        (4 + 1.25, "none", 256, "on", 1),
+        (4 + 1.2, "nf4", 512, "off", 1),
+        (1.5 + 3.4, "nf4", 512, "on", 2),
+        (1.5 + 1.25, "nf4", 256, "on", 1),
+        (2, "nf4", 256, "on", 1),  # nothing fits
+    ],
+)
+def test_the_order_in_which_things_are_given_up(
+    made: Made,
+    monkeypatch: pytest.MonkeyPatch,
+    room: float,
+    quantization: str,
+    images: int,
+    checkpointing: str,
+    micro: int,
+) -> None:
+    needing(monkeypatch, Formula(image=1.0))
+    found = chosen(fit(made(), gpu_with(room))["sft"])
+    assert found["quantization"] == quantization
+    assert found["image_tokens"] == f"64 to {images}"
+    assert found["gradient_checkpointing"] == checkpointing
+    assert (found[MICRO], found[STEPS]) == (str(micro), str(8 // micro))
+
+
+def test_a_rule_has_the_numbers_that_took_it(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    needing(monkeypatch, Formula(weights=15.1, row=0.0))
+    fitted = fit(made(), PROFILES["t4"])["sft"]
+    assert rule(fitted, "quantization") == "unquantized, sft needs 15.1 GiB, 13.6 GiB are there"
+    needing(monkeypatch, Formula(row=3.0))
+    fitted = fit(made(), PROFILES["t4"])["sft"]
+    assert rule(fitted, MICRO) == "13.0 of 13.6 GiB; 2 would need 22.0 GiB"
+
+
+def test_the_reserve_leaves_a_t4_what_its_allocator_can_hold() -> None:
+    gpu = PROFILES["t4"].gpu
+    assert gpu is not None
+    assert 13.4 * GIB < vram.room(gpu) < 14.0 * GIB
+
+
+def test_a_cap_bounds_what_may_be_planned_with() -> None:
+    gpu = PROFILES["a100-80gb"].gpu
+    assert gpu is not None
+    assert vram.room(replace(gpu, cap=8 * GIB)) == round(8 * GIB * (1 - vram.FRAGMENTED))
+    assert vram.room(replace(gpu, cap=900 * GIB)) == vram.room(gpu)
+
+
+def test_what_is_free_at_the_moment_decides_nothing(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula())
+    assert fit(made(), gpu_with(9, free=1)) == fit(made(), gpu_with(9))
+
+
+def test_what_is_written_by_hand_stays_and_the_rest_fits_around_it(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula())
+    written = ", global_batch_size: 8, per_device_train_batch_size: 4, gradient_checkpointing: auto"
+    fitted = fit(made(", quantization: auto", written), gpu_with(9))["sft"]
+    assert "per_device_train_batch_size" not in chosen(fitted)
+    assert fitted.spec.training.per_device_train_batch_size == 4
+    assert chosen(fitted)["gradient_checkpointing"] == "on"
+    assert chosen(fitted)["quantization"] == "none"
+    assert chosen(fitted)[STEPS] == "2"
+    nothing = fit(made("", ""), gpu_with(9))["sft"]
+    assert set(chosen(nothing)) == {"precision", "attention"}
+    assert nothing.spec == made("", "").stages[0]
+    fixed = fit(made(", precision: fp16, attention: eager", ""), gpu_with(9))["sft"]
+    assert fixed.decisions == ()
+
+
+def test_a_chain_has_one_of_each_and_the_stage_that_needs_most_decides(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula(more={"dpo": 4.0}))
+    fits = fit(made(), gpu_with(8))
+    assert [f.spec.model["quantization"] for f in fits.values()] == ["nf4", "nf4"]
+    assert "dpo needs" in rule(fits["sft"], "quantization")
+    apart = made(sft=", needs: null")
+    apart = replace(apart, stages=tuple(replace(s, upstream=None) for s in apart.stages))
+    fits = fit(apart, gpu_with(8))
+    assert [f.spec.model["quantization"] for f in fits.values()] == ["none", "nf4"]
+
+
+def test_a_stage_that_says_it_by_hand_decides_for_its_chain(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula())
+    by_hand = ", model: {quantization: nf4, image_tokens: [32, 100]}"
+    fits = fit(made(sft=by_hand), gpu_with(100))
+    assert fits["dpo"].spec.model["quantization"] == "nf4"
+    assert fits["dpo"].spec.model["image_tokens"] == [32, 100]
+    assert "quantization" not in chosen(fits["sft"])
+
+
+@pytest.mark.parametrize("machine", [PROFILES["cpu"], PROFILES["t4"]], ids=["cpu", "t4"])
+def test_where_nothing_can_be_told_auto_is_the_default(
+    made: Made, monkeypatch: pytest.MonkeyPatch, machine: Machine
+) -> None:
+    needing(monkeypatch, None if machine.gpu else Formula())
+    why = UNKNOWN if machine.gpu else NO_GPU
+    plain = made("", ", gradient_accumulation_steps: 8").stages[0]
+    fitted = fit(made(), machine)["sft"]
+    assert fitted.spec.training == plain.training
+    assert fitted.spec.model["quantization"] == "none"
+    assert fitted.spec.model["image_tokens"] is None
+    for name in ("image_tokens", "gradient_checkpointing", MICRO):
+        assert rule(fitted, name) == why
+
+
+@pytest.mark.parametrize(
+    ("tier", "lora", "optim"),
+    [
+        ("t4", "{r: 8}", "adamw_torch"),
+        ("cpu", "{r: 8}", "adamw_torch"),
+        ("t4", "null", "adamw_8bit"),
+        ("h100", "null", "adamw_8bit"),
+        ("cpu", "null", "adamw_torch"),
+    ],
+)
+def test_the_optimizer_follows_what_is_trained(
+    made: Made, monkeypatch: pytest.MonkeyPatch, tier: str, lora: str, optim: str
+) -> None:
+    needing(monkeypatch, Formula())
+    fitted = fit(made(f", quantization: auto, lora: {lora}"), PROFILES[tier])["sft"]
+    assert fitted.spec.training.optim == chosen(fitted)["optim"] == optim
+    assert chosen(fitted)["quantization"] == "none"
+
+
+def test_a_full_fine_tune_is_fitted_with_the_state_of_its_own_optimizer(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula(state=8.0))
+    fitted = fit(made(", lora: null"), gpu_with(4 + 2 + 2))["sft"]
+    assert chosen(fitted)[MICRO] == "2"
+
+
+def test_nf4_is_not_taken_where_it_saves_nothing(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula(weights=4.0, packed=4.5))
+    fitted = fit(made(), gpu_with(3))["sft"]
+    assert chosen(fitted)["quantization"] == "none"
+    assert "nf4 would need no less" in rule(fitted, "quantization")
+
+
+@pytest.mark.parametrize("lora", ["{r: 8}", "null"])
+def test_the_identity_is_the_same_on_every_gpu(
+    made: Made, monkeypatch: pytest.MonkeyPatch, lora: str
+) -> None:
+    needing(monkeypatch, Formula(weights=12, image=2.0))
+    job = made(f"{ALL_MODEL}, lora: {lora}")
+    tiers = [tier for tier, machine in PROFILES.items() if machine.gpu or lora != "null"]
+    specs = [fit(job, PROFILES[tier])["sft"].spec for tier in tiers]
+    keys = {identity.key(identity.identity(spec, upstream=None, init_from=None)) for spec in specs}
+    assert len(keys) == 1
+    assert len({str(spec) for spec in specs}) > 1, "the machines should differ in what they take"
+
+
+def test_a_full_fine_tune_on_a_cpu_is_another_stage_and_the_plan_can_say_why(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula())
+    job = made(", lora: null")
+    old, new = (
+        identity.identity(fit(job, PROFILES[tier])["sft"].spec, upstream=None, init_from=None)
+        for tier in ("t4", "cpu")
+    )
+    assert list(identity.differences(old, new)) == ['training.optim: "adamw_8bit" -> "adamw_torch"']
+
+
+def test_auto_and_the_same_by_hand_are_told_apart_where_the_result_differs(made: Made) -> None:
+    def key(job: Job) -> str:
+        spec = fit(job, PROFILES["cpu"])["sft"].spec
+        return identity.key(identity.identity(spec, upstream=None, init_from=None))
+
+    assert key(made(", quantization: auto", "")) != key(made("", ""))
+    assert key(made(", image_tokens: auto", "")) != key(made("", ""))
+    neutral = ", global_batch_size: 8, gradient_checkpointing: auto, optim: auto"
+    assert key(made("", neutral)) == key(made("", ""))
+    assert key(made("", ", global_batch_size: 16")) != key(made("", ""))
+
+
+@given(st.integers(1, 400))
+def test_divisors(whole: int) -> None:
+    assert list(divisors(whole)) == [n for n in range(whole, 0, -1) if whole % n == 0]
+
+
+FORMULAS = st.builds(
+    lambda weights, share, row, without, image, more: Formula(
+        weights=weights, packed=weights * share, row=row, without=without, image=image, more={"dpo": more}
+    ),
+    st.floats(0.5, 20), st.floats(0.2, 1.2), st.floats(0.1, 5), st.floats(1, 6), st.floats(0, 4), st.floats(0, 5),
+)  # fmt: skip
+MODELS = st.sampled_from(
+    ["", ", quantization: auto", ", image_tokens: auto", ALL_MODEL, ", image_tokens: [64, 300], quantization: auto"]
+)  # fmt: skip
+TRAININGS = st.sampled_from(
+    [
+        "", ALL_TRAINING, ", per_device_train_batch_size: auto", ", global_batch_size: 12",
+        ", gradient_checkpointing: auto, per_device_train_batch_size: 2",
+        ", global_batch_size: 12, gradient_accumulation_steps: 3, gradient_checkpointing: auto",
+        ", per_device_train_batch_size: auto, gradient_accumulation_steps: 6, gradient_checkpointing: false",
+    ]
+)  # fmt: skip
+
+
+def choices(job: Job) -> Iterator[list[Any]]:
+    """Every way of deciding what `job` leaves open, as the stages then are."""
+    shared: dict[str, list[Any]] = {}
+    if "model.quantization" in job.stages[0].auto:
+        shared["model.quantization"] = ["none", "nf4"]
+    if "model.image_tokens" in job.stages[0].auto:
+        shared["model.image_tokens"] = [bounds(n) for n in candidates(job.stages)]
+    for values in itertools.product(*shared.values()):
+        both = [filled(spec, dict(zip(shared, values, strict=True))) for spec in job.stages]
+        yield [list(own_choices(spec)) for spec in both]
+
+
+def own_choices(spec: Any) -> Iterator[Any]:
+    whole = spec.training.per_device_train_batch_size * spec.training.gradient_accumulation_steps
+    both_open = {f"training.{MICRO}", f"training.{STEPS}"} <= spec.auto
+    sizes = list(divisors(whole)) if both_open else [spec.training.per_device_train_batch_size]
+    open_to = (
+        [True, False]
+        if "training.gradient_checkpointing" in spec.auto
+        else [spec.training.gradient_checkpointing]
+    )
+    for size, on in itertools.product(sizes, open_to):
+        split = {f"training.{MICRO}": size, f"training.{STEPS}": whole // size}
+        yield filled(spec, {**split, "training.gradient_checkpointing": on})
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(FORMULAS, MODELS, TRAININGS, st.floats(1, 60))
+def test_what_is_chosen_fits_whenever_anything_does(
+    made: Made, formula: Formula, model: str, training: str, room: float
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        needing(patch, formula)
+        job, machine = made(model, training), gpu_with(room)
+        fits, bench = fit(job, machine), Bench(machine=machine)
+        for written in job.stages:
+            spec, asked = fits[written.name].spec, written.training
+            assert (
+                spec.training.per_device_train_batch_size
+                * (spec.training.gradient_accumulation_steps)
+                == asked.per_device_train_batch_size * asked.gradient_accumulation_steps
+            )
+            told = {decision.name for decision in fits[written.name].decisions}
+            assert told == {
+                "precision", "attention", *(path.partition(".")[2] for path in written.auto),
+            }  # fmt: skip
+            assert all(decision.rule for decision in fits[written.name].decisions)
+            most = spec.model.get("image_tokens")
+            assert most is None or most[1] in (*BUDGETS, 300)
+        possible = any(
+            all(any(not bench.over(spec) for spec in own) for own in stages)
+            for stages in choices(job)
+        )
+        assert bench.fit([fitted.spec for fitted in fits.values()]) == possible
+        assert fit(job, machine) == fits
