@@ -44,13 +44,8 @@ class Layer:
 
     @property
     def passing(self) -> int:
-        """Where nothing is saved: around the last product the outputs of gate and up and the activation."""
-        return (
-            self._mlp
-            + self._product
-            + self.text.intermediate_size * self.numbers.compute
-            + 6 * self.between
-        )
+        """Where nothing is saved: the activation, and the output of up as its adapter's is added to it in float32."""
+        return self.text.intermediate_size * (3 * self.numbers.residual + 6) + 6 * self.between
 
     @property
     def moment(self) -> int:

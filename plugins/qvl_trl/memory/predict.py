@@ -189,7 +189,12 @@ class _Stage:
         tile = min(scored, TILE_TOKENS) * TILE * self.numbers.compute
         if self.numbers.weight != self.numbers.compute:
             # The weights of a tile are cast, and the next are before those are given back.
-            tile += 2 * TILE * self.text.hidden_size * self.numbers.compute
+            words = min(TILE, self.text.vocab_size)
+            tile += 2 * words * self.text.hidden_size * self.numbers.compute
+        if self.settings.model.lora is None:
+            tile += (
+                4 * self.text.embedding
+            )  # the output layer's own gradient, before it is added to the rest
         return self._at(
             "loss",
             self._standing,
@@ -206,7 +211,8 @@ class _Stage:
         parts = {"activations": kept, "casts": casts, "unpacked weight": self.spread}
         if self.accumulation == 1:
             # The gradients grow while what is kept is given back.
-            shrinking = self.text.num_hidden_layers * self.layer.between * self.tokens
+            layer = self.layer.between if again else self.layer.saved
+            shrinking = self.text.num_hidden_layers * layer * self.tokens
             parts["gradients"] = max(0, self.gradients - shrinking)
         return self._at("backward", self._standing, **parts)
 
@@ -246,19 +252,22 @@ class _Stage:
         share = rows / self.rows
         pixels = round(share * self.pixels / self.accumulation)
         looking = round(share * self.looking) + pixels // 4 * self.numbers.weight
-        cache = rows * whole * self.layer.cache * self.text.num_hidden_layers
-        reading = (self.layer.passing + 4 * self.hidden) * rows * prompt + round(
-            share * self.pictures
-        )
+        cache = rows * self.layer.cache * self.text.num_hidden_layers
+        seen = rows * self.shape.image_tokens * self.text.hidden_size * self.numbers.compute
+        reading = (
+            self.layer.passing + 4 * self.hidden
+        ) * rows * prompt + seen * self.vision.mergers
         # The pictures of these rows, beside those that are there anyway.
-        held = {
-            **self._resting,
-            "batch": self._resting["batch"] + pixels,
-            "unpacked weight": self.spread,
-        }
-        if looking > cache + reading:
-            return self._at(phase, held, vision=looking)
-        return self._at(phase, held, cache=cache, activations=reading)
+        batch = self._resting["batch"] + pixels
+        held = {**self._resting, "batch": batch, "unpacked weight": self.spread}
+        # A layer's keys and values are there twice while one token's are added; of all words several float32.
+        writing = 2 * rows * whole * self.layer.cache + 5 * 4 * rows * self.text.vocab_size
+        moments = (
+            {"vision": looking},
+            {"cache": cache * prompt, "activations": reading},
+            {"cache": cache * whole, "activations": writing},
+        )
+        return self._at(phase, held, **max(moments, key=lambda parts: sum(parts.values())))
 
     @property
     def _resting(self) -> dict[str, int]:
