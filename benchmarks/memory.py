@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -21,8 +22,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import rows
 from memory_settings import Setting, settings
@@ -40,6 +39,8 @@ from qvl_run.spec.schema import with_defaults
 KINDS = {"sft": "sft", "dpo": "preference", "grpo": "prompt"}
 STEPS = 2
 GIB = 2**30
+PLUGIN = Path(__file__).resolve().parent / "plugin"
+"""Has the reward `chance`."""
 
 
 @dataclass
@@ -69,10 +70,6 @@ class Meter:
 
     peaks: dict[str, int] = field(default_factory=dict)
     reserved: int = 0
-    tokens: int = 0
-    scored: int = 0
-    batches: int = 0
-    padded: bool = False
     arriving: dict[str, str] = field(default_factory=dict)
     """The dtype that comes out of each kind of layer in the forward pass of training."""
 
@@ -100,7 +97,7 @@ def stage_settings(setting: Setting) -> StageSettings:
         options = {
             "num_generations": setting.generations,
             "max_completion_length": setting.completion,
-            "rewards": [{"name": "brevity", "with": {"max_words": 8}}],
+            "rewards": ["chance"],
         }
     return StageSettings(
         name=setting.uses,
@@ -132,7 +129,6 @@ def measure(setting: Setting, *, folder: Path) -> dict[str, Any]:
     import torch
 
     from qvl_trl.memory.predict import phases
-    from qvl_trl.memory.shape import Shape
     from qvl_trl.models.architecture import architecture
     from qvl_trl.policy.artifact import save_artifact
     from qvl_trl.policy.load import load_policy
@@ -146,6 +142,8 @@ def measure(setting: Setting, *, folder: Path) -> dict[str, Any]:
     torch.backends.cuda.enable_cudnn_sdp(False)
     gc.collect()
     torch.cuda.empty_cache()
+    # What an earlier setting left behind: bitsandbytes keeps the parameters of its optimizers.
+    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         ctx = Context(chosen, scratch=Path(scratch), cache=folder)
@@ -180,15 +178,8 @@ def measure(setting: Setting, *, folder: Path) -> dict[str, Any]:
         torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         meter.phase("between")
-        image = policy.processor.image_processor.get_number_of_image_patches(
-            *setting.image[::-1], {}
-        )
-        shape = Shape(
-            prompt=meter.tokens - meter.scored,
-            answer=meter.scored,
-            image_tokens=image // 4,
-            padded=meter.padded,
-        )
+        shape = trainer.seen.shape()
+        assert shape is not None
         sizes = architecture(setting.model)
         assert sizes is not None
         predicted = {one.phase: one.total for one in phases(chosen, sizes, shape)}
@@ -198,23 +189,24 @@ def measure(setting: Setting, *, folder: Path) -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name(),
             "torch": torch.__version__,
             "shape": asdict(shape),
+            "before": before,
             "measured": meter.peaks,
             "reserved": meter.reserved,
             "predicted": predicted,
             "losses": losses,
             "dtypes": {**dtypes(policy.model), **meter.arriving},
             "seconds": seconds,
+            "host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
         del trainer, policy
     return found
 
 
 def watch(trainer: Any, meter: Meter) -> None:
-    """Have `trainer` tell `meter` of its phases and of the rows' sizes."""
+    """Have `trainer` tell `meter` of its phases."""
     compute_loss, training_step = trainer.compute_loss, trainer.training_step
 
     def loss(model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        size(inputs, meter)
         with meter.within("forward"):
             return compute_loss(model, inputs, *args, **kwargs)
 
@@ -254,26 +246,6 @@ def listen(model: Any, meter: Meter) -> None:
             module.register_forward_hook(note)
 
 
-def size(inputs: Mapping[str, Any], meter: Meter) -> None:
-    """Note how long the rows of `inputs` are."""
-    if "prompt_ids" in inputs:
-        mask = inputs["prompt_mask"]
-        tokens = mask.size(1) + inputs["completion_ids"].size(1)
-        scored = inputs["completion_ids"].size(1)
-    else:
-        mask = inputs["attention_mask"]
-        tokens = mask.size(1)
-        labels = (
-            inputs["completion_mask"] == 1
-            if "completion_mask" in inputs
-            else inputs["labels"] != -100
-        )
-        scored = -(-int(labels.sum()) // len(labels))
-    meter.padded |= not bool(mask.bool().all())
-    if tokens > meter.tokens:
-        meter.tokens, meter.scored = tokens, scored
-
-
 def dtypes(model: Any) -> dict[str, int]:
     """How many parameters are held in which dtype; `trained ...` for those with a gradient."""
     found: dict[str, int] = {}
@@ -291,7 +263,8 @@ def chosen_settings(args: argparse.Namespace) -> Sequence[Setting]:
         for one in settings()
         if args.only in (None, one.uses)
         and args.model in (None, one.model)
-        and args.quantization in (None, one.quantization)
+        and (args.quantization is None or one.quantization in args.quantization.split(","))
+        and (one.held_out or not args.held_out)
     ]
     part, parts = (int(text) for text in args.part.split("/"))
     return found[part - 1 :: parts]
@@ -369,7 +342,8 @@ def main() -> None:
     measuring.add_argument("--part", default="1/1")
     measuring.add_argument("--only", choices=KINDS)
     measuring.add_argument("--model")
-    measuring.add_argument("--quantization")
+    measuring.add_argument("--quantization", help="several with commas")
+    measuring.add_argument("--held-out", action="store_true", help="the held-out settings alone")
     measuring.add_argument(
         "--seconds", type=float, default=1e9, help="begin no setting after so long"
     )
@@ -378,6 +352,7 @@ def main() -> None:
     showing.add_argument("files", type=Path, nargs="+")
     showing.set_defaults(verb=table)
     args = parser.parse_args()
+    sys.path.insert(0, str(PLUGIN))
     args.verb(args)
 
 

@@ -53,7 +53,7 @@ class Alive(TorchDispatchMode):
 
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have TRL's output layer do as on a GPU: score the answers alone, with kernels that need no memory of their own."""
+    """Have TRL's output layer do as on a GPU: score the answers alone, with kernels that take no memory themselves."""
     kernels = trl.kernels.chunked_logprob
     monkeypatch.setattr(trl.trainer.utils, "_use_triton", lambda _: True)
     for name in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
