@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
             process.terminate()  # it saves and stops
             process.wait()
         (args.out / f"{name}.yaml").write_text(job.read_text())
-        found = list(stages(runs, cap=args.cap))
+        found = list(stages(runs, cap=args.cap, beside=args.beside))
     (args.out / f"{name}.json").write_text(json.dumps(found, indent=1))
     for one in found:
         print(line(one), flush=True)
@@ -119,7 +119,7 @@ def environment(cap: float) -> dict[str, str]:
     return {**os.environ, "PYTORCH_ALLOC_CONF": allocator, "PYTHONPATH": plugins}
 
 
-def stages(runs: Path, *, cap: float) -> Iterator[dict[str, Any]]:
+def stages(runs: Path, *, cap: float, beside: int) -> Iterator[dict[str, Any]]:
     """What each stage left word of."""
     for output in sorted((runs / "checkpoints").glob("*/final*/manifest.json")):
         manifest = json.loads(output.read_text())
@@ -134,17 +134,11 @@ def stages(runs: Path, *, cap: float) -> Iterator[dict[str, Any]]:
             "memory": facts.get("memory", {}),
             "gpu": gpu_name(),
             "training": manifest["identity"]["training"],
-            "settings": attempt_settings(runs / "scratch" / "attempts" / stage),
+            "beside": beside,
         }
         for checkpoint in sorted((runs / "checkpoints" / stage).glob("checkpoint-*")):
             found |= training(checkpoint)
         yield found
-
-
-def attempt_settings(attempts: Path) -> Any:
-    """The settings of the last attempt, as the run resolved them."""
-    orders = sorted(attempts.glob("*/orders.json"))
-    return json.loads(orders[-1].read_text())["settings"] if orders else None
 
 
 def training(checkpoint: Path) -> dict[str, Any]:
@@ -224,6 +218,9 @@ def main() -> None:
         "--models", type=Path, help="where random weights lie already, below random/"
     )
     running.add_argument("--work", type=Path, help="a folder with room for the run")
+    running.add_argument(
+        "--beside", type=int, default=0, help="other programs at work on the GPU: noted"
+    )
     running.add_argument("--seconds", type=float, help="ask it to stop after so long")
     running.add_argument("--out", type=Path, default=Path("build/jobs"))
     running.set_defaults(verb=run)

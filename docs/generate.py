@@ -25,8 +25,17 @@ def pages() -> Mapping[str, str]:
     return {
         "diagnostics.md": codes.markdown(),
         "failures.md": page.markdown(),
+        "hardware.md": hardware(),
         "job-reference.md": job_reference(),
     }
+
+
+def hardware() -> str:
+    """docs/hardware.md: predictions beside measurements."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from benchmarks import hardware_page
+
+    return hardware_page.markdown()
 
 
 def job_reference() -> str:

@@ -21,7 +21,9 @@ def generated() -> dict[str, str]:
     return dict(module.pages())
 
 
-@pytest.mark.parametrize("name", ["diagnostics.md", "failures.md", "job-reference.md"])
+@pytest.mark.parametrize(
+    "name", ["diagnostics.md", "failures.md", "hardware.md", "job-reference.md"]
+)
 def test_generated_pages_are_fresh(name: str) -> None:
     assert (DOCS / name).read_text(encoding="utf-8") == generated()[name], "run `make docs`"
 

@@ -219,6 +219,9 @@ class _Stage:
     def update(self) -> Peak:
         eight_bit = self.settings.training.optim == "adamw_8bit"
         work = 0 if eight_bit else 4 * self.trained
+        if self.settings.model.lora is None:
+            # Of the embedding two gradients: as the input and as the output layer.
+            work = max(work, 4 * self.text.embedding)
         held = {**self._standing, "gradients": self.gradients}
         return self._at("optimizer step", held, **{"optimizer's work": work})
 

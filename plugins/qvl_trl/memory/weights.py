@@ -95,9 +95,13 @@ def linears(architecture: Architecture) -> list[tuple[str, int, int]]:
 
 
 def optimizer(architecture: Architecture, settings: StageSettings) -> int:
-    """The state of Adam: two numbers a parameter, in 8 bits (with a scale a block of 256) or 32."""
+    """The state of Adam: two numbers a parameter, in 32 bits or in 8 with a scale a block of 256; those of embeddings
+    stay in 32 (transformers' Trainer registers them so)."""
     count = trained(architecture, settings.model.lora)
-    return round(count * (2 * (1 + 4 / 256) if settings.training.optim == "adamw_8bit" else 8))
+    if settings.training.optim != "adamw_8bit":
+        return 8 * count
+    whole = architecture.text.embedding if settings.model.lora is None else 0
+    return round((count - whole) * 2 * (1 + 4 / 256)) + 8 * whole
 
 
 def _rows(architecture: Architecture) -> int:

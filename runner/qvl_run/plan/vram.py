@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from qvl_run.contract import Peak
 from qvl_run.hardware import GIB, Gpu
-from qvl_run.units import show_size
 
 OUTSIDE = round(0.74 * GIB)
 """What the CUDA context and the libraries' workspaces hold beside PyTorch's allocator. A Colab T4 has 14.74 GiB, of
 which the allocator can hold about 14.0."""
 FRAGMENTED = 0.03
 """Share of the allocator's memory that lies in blocks too small for what is asked for."""
+
+
+SHOWN = 0.04
+"""Share of a peak from which on a part of it is told by name."""
 
 
 def room(gpu: Gpu) -> int:
@@ -28,6 +31,11 @@ def of(need: int, there: int) -> str:
 
 
 def told(peak: Peak) -> str:
-    """`most in backward: weights 4.0 GiB, activations 3.1 GiB`, the largest part first."""
-    parts = sorted(peak.parts.items(), key=lambda part: -part[1])
-    return f"most in {peak.phase}: " + ", ".join(f"{name} {show_size(n)}" for name, n in parts if n)
+    """`most in backward: weights 4.0 GiB, activations 3.1 GiB, the rest 0.2 GiB`, the largest part first."""
+    large = {name: n for name, n in peak.parts.items() if n >= SHOWN * peak.total}
+    texts = [
+        f"{name} {n / GIB:.1f} GiB" for name, n in sorted(large.items(), key=lambda part: -part[1])
+    ]
+    if rest := peak.total - sum(large.values()):
+        texts.append(f"the rest {rest / GIB:.1f} GiB")
+    return f"most in {peak.phase}: " + ", ".join(texts)
