@@ -140,6 +140,8 @@ _UNLESS_SET = {
     # The driver's order, in which `qvl_run.hardware` has looked; CUDA's own is by speed.
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Two names of one thing; the older still holds."""
 
 
 def environment(downloads: Path | None) -> dict[str, str]:
@@ -149,6 +151,9 @@ def environment(downloads: Path | None) -> dict[str, str]:
     env |= {name: value for name, value in _UNLESS_SET.items() if name not in os.environ}
     # A stage trains on one GPU, the first that is visible; with more in sight TRL refuses to start.
     env["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    if not any(name in os.environ for name in _ALLOCATOR):
+        # Rows of ever other lengths tear the memory to pieces otherwise; predictions count on little of that.
+        env[_ALLOCATOR[0]] = "expandable_segments:True"
     if downloads is not None:
         caches = {"HF_HUB_CACHE": "hf_cache", "HF_DATASETS_CACHE": "datasets_cache"}
         mine = {"HF_HUB_CACHE", "HF_HOME", "HF_DATASETS_CACHE"} & set(os.environ)

@@ -162,3 +162,14 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "HF_HUB_CACHE" not in env
     monkeypatch.delenv("HF_HOME")
     assert environment(Path("/drive"))["HF_HUB_CACHE"] == "/drive/hf_cache"
+
+
+@pytest.mark.parametrize("theirs", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_the_allocator_is_set_unless_the_user_has(
+    theirs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    assert environment(None)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.setenv(theirs, "max_split_size_mb:64")
+    assert "PYTORCH_ALLOC_CONF" not in environment(None)
