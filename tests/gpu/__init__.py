@@ -1,1 +1,1 @@
-"""Tests that need a CUDA GPU; without one they are skipped. `pytest tests/gpu`."""
+"""Tests that need a CUDA GPU, or bitsandbytes; without it they are skipped. `pytest tests/gpu`."""
