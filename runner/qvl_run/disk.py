@@ -150,10 +150,10 @@ def files_below(folder: Path, disk: Disk = LOCAL) -> Iterator[tuple[str, Kind, i
             yield f"{name}/{below}", its_kind, its_size
 
 
-def make_all(folder: Path, disk: Disk = LOCAL) -> None:
-    """Make `folder` and those above it, where they are missing."""
+def make_all(folder: Path, disk: Disk = LOCAL, *, root: Path | None = None) -> None:
+    """Make `folder` and those above it, where they are missing; never `root`: FileNotFoundError where that is gone."""
     missing = []
-    while not folder.is_dir():
+    while folder != root and not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):

@@ -62,21 +62,23 @@ class FolderStore:
         """See `Store`. A file of this machine's own disk is on it when this returns."""
         self._alive()
         path = self.root / name
-        make_all(path.parent, self._disk)
+        make_all(path.parent, self._disk, root=self.root)
         self._disk.write(path, chunks, sync=True)
         self._sync(path.parent)
+        self._alive()
         self._seen.add(PurePosixPath(name).parts[0])
 
     def claim(self, folder: str) -> bool:
         """See `Store`: a local file system makes a folder once; Drive would make two of one name."""
         self._alive()
         path = self.root / folder
-        make_all(path.parent, self._disk)
+        make_all(path.parent, self._disk, root=self.root)
         try:
             self._disk.make(path)
         except FileExistsError:
             return False
         self._sync(path.parent)
+        self._alive()
         return True
 
     def remove(self, folder: str, *, first: str) -> None:
@@ -96,7 +98,7 @@ class FolderStore:
         """See `Store`: only within one file system, and only under a name that nothing has."""
         self._alive()
         target = self.root / name
-        make_all(target.parent, self._disk)
+        make_all(target.parent, self._disk, root=self.root)
         if self._disk.device(folder) != self._disk.device(target.parent):
             return False
         try:
