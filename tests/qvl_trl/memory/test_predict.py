@@ -1,0 +1,169 @@
+"""The terms of a prediction, one by one, and what holds for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from qvl_run import plugins
+from qvl_run.settings import (
+    DataSettings,
+    EvaluationSettings,
+    LoraSettings,
+    ModelSettings,
+    StageSettings,
+    TrainingSettings,
+)
+from qvl_run.spec.schema import with_defaults
+from qvl_trl.memory import weights
+from qvl_trl.memory.predict import peak, phases
+from qvl_trl.memory.shape import longest
+from qvl_trl.models.architecture import Architecture, architecture
+from qvl_trl.policy.load import load_policy
+
+TWO = "Qwen/Qwen3-VL-2B-Instruct"
+
+
+def sizes(name: str = TWO) -> Architecture:
+    found = architecture(name)
+    assert found is not None
+    return found
+
+
+def stage(uses: str = "sft", **changes: Any) -> StageSettings:
+    model = {
+        "name": TWO,
+        "precision": "fp16",
+        "image_tokens": (64, 512),
+        **changes.pop("model", {}),
+    }
+    training = {"max_seq_length": 2048, **changes.pop("training", {})}
+    options = with_defaults(changes.pop("options", {}), plugins.stage(uses).schema)
+    return StageSettings(
+        name=uses,
+        uses=uses,
+        model=ModelSettings(**model),
+        training=TrainingSettings(**training),
+        options=options,
+        **changes,
+    )
+
+
+def total(settings: StageSettings) -> int:
+    shape = longest(settings)
+    assert shape is not None
+    return peak(settings, sizes(settings.model.name), shape).total
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("targets", ["language", "all-linear", ("q_proj", "linear_fc1"), None])
+def test_what_is_there_whatever_the_batch_is_counted_exactly(precision: Any, targets: Any) -> None:
+    lora = None if targets is None else LoraSettings(r=4, alpha=8, target_modules=targets)
+    model = ModelSettings(name="qvl-tiny", precision=precision, lora=lora)
+    policy = load_policy(model, start=None, seed=0)
+    tiny = sizes("qvl-tiny")
+    parameters = list(policy.model.parameters())
+    trained = [p for p in parameters if p.requires_grad]
+    assert weights.trained(tiny, lora) == sum(p.numel() for p in trained)
+    base = parameters if lora is None else [p for p in parameters if not p.requires_grad]
+    assert weights.base(tiny, model) == sum(p.numel() * p.element_size() for p in base)
+
+
+def test_a_quantized_base_takes_what_bitsandbytes_says() -> None:
+    """What was seen on a GPU: 2022178816 packed bytes of the 4B in nf4, and 393457 thousand other weights."""
+    nf4 = weights.base(
+        sizes("Qwen/Qwen3-VL-4B-Instruct"), ModelSettings(name="", quantization="nf4")
+    )
+    packed, scales, others = 2022178816, 2 * 2022178816 * (1 / 64 + 4 / 64 / 256), 393458176 * 4
+    assert nf4 == pytest.approx(packed + scales + others, rel=1e-3)
+
+
+def test_without_a_bound_on_the_rows_nothing_is_predicted() -> None:
+    open_ended = stage(training={"max_seq_length": None})
+    assert longest(open_ended) is None
+    assert plugins.stage("sft").estimate(open_ended).vram is None
+    unknown = plugins.stage("sft").estimate(stage(model={"name": "someone/unknown"}))
+    assert (unknown.vram, unknown.download, unknown.ram) == (None, None, None)
+
+
+def test_an_evaluation_and_held_out_rows_count() -> None:
+    small = stage(training={"max_seq_length": 600})
+    data = DataSettings(format="jsonl", path="rows.jsonl")
+    asked = dataclasses.replace(small, evaluation=EvaluationSettings(data=data, batch_size=64))
+    scored = dataclasses.replace(
+        small, eval_data=data, training=dataclasses.replace(small.training, max_seq_length=2048)
+    )
+    assert total(asked) > total(small)
+    assert total(scored) > total(stage())
+
+
+def test_what_is_kept_for_reference_counts_unless_there_is_none() -> None:
+    both, alone = (stage("grpo", options={"beta": beta}) for beta in (0.04, 0.0))
+    adapter = 4 * weights.trained(sizes(), both.model.lora)
+    shape = longest(both)
+    assert shape is not None
+    parts = [next(phases(one, sizes(), shape)).parts["adapters"] for one in (both, alone)]
+    assert parts == [2 * adapter, adapter]
+
+
+def test_no_part_is_negative_and_the_parts_are_the_whole() -> None:
+    for uses in ("sft", "dpo", "grpo"):
+        for model in ({}, {"quantization": "nf4"}, {"quantization": "int8"}, {"lora": None}):
+            settings = stage(uses, model=model)
+            shape = longest(settings)
+            assert shape is not None
+            for one in phases(settings, sizes(), shape):
+                assert all(size > 0 for size in one.parts.values())
+                assert one.total == sum(one.parts.values())
+
+
+@st.composite
+def two(draw: st.DrawFn) -> tuple[StageSettings, StageSettings]:
+    """A stage, and the same with one thing smaller."""
+    uses = draw(st.sampled_from(["sft", "dpo", "grpo"]))
+    micro, length = draw(st.sampled_from([2, 4, 8])), draw(st.sampled_from([1024, 2048, 4096]))
+    model: dict[str, Any] = {
+        "quantization": draw(st.sampled_from(["none", "nf4", "int8"])),
+        "lora": LoraSettings(r=draw(st.sampled_from([8, 64]))),
+    }
+    training: dict[str, Any] = {
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": 8 // micro,
+        "max_seq_length": length,
+        "gradient_checkpointing": draw(st.booleans()),
+    }
+    options: dict[str, Any] = (
+        {"num_generations": 4, "max_completion_length": 256} if uses == "grpo" else {}
+    )
+    before = stage(uses, model=model, training=training, options=options)
+    smaller = draw(st.sampled_from(["micro", "length", "images", "rank", "again", "completion"]))
+    if smaller == "micro":
+        training |= {
+            "per_device_train_batch_size": micro // 2,
+            "gradient_accumulation_steps": 16 // micro,
+        }
+    elif smaller == "length":
+        training["max_seq_length"] = length // 2 + 256
+    elif smaller == "images":
+        model["image_tokens"] = (64, 256)
+    elif smaller == "rank":
+        model["lora"] = LoraSettings(r=4)
+    elif smaller == "again":
+        training["gradient_checkpointing"] = True
+    elif uses == "grpo":
+        options["max_completion_length"] = 128
+    return before, stage(uses, model=model, training=training, options=options)
+
+
+@examples(max_examples=150, deadline=None)
+@given(two())
+def test_smaller_settings_never_need_more(pair: tuple[StageSettings, StageSettings]) -> None:
+    before, after = pair
+    # Between the batches of a step gradients stay, which one batch has no need of.
+    gradients = 1.02 * 4 * weights.trained(sizes(), after.model.lora)
+    assert total(after) <= total(before) + gradients
