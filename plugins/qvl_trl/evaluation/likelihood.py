@@ -9,12 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 
 from qvl_run.contract import Example, StageContext
 from qvl_trl.evaluation.batches import batches
 from qvl_trl.policy.load import Policy
 from qvl_trl.rows import to_row
+
+AT_ONCE = 256
+"""Tokens whose logits are in memory at once."""
 
 
 def loss(ctx: StageContext, policy: Policy, examples: Sequence[Example]) -> float:
@@ -52,14 +56,20 @@ def preference_accuracy(ctx: StageContext, policy: Policy, examples: Sequence[Ex
 def completion_logprobs(policy: Policy, inputs: Mapping[str, Any], scored: Tensor) -> Tensor:
     """Summed log-probabilities in nats, (batch,), of the tokens that `scored` (batch, length) marks.
 
-    `inputs` are the model's keyword arguments. Only the positions from the first scored token on
-    become logits: those of a whole prompt would fill the memory.
+    `inputs` are the model's keyword arguments. Only the positions before scored tokens become logits, `AT_ONCE` at a
+    time: those of all words fill the memory.
     """
-    keep = scored.shape[1] - int(scored.int().argmax(dim=1).min()) + 1
     device = policy.model.device
     moved = {key: value.to(device) for key, value in inputs.items()}
+    base = policy.model.get_base_model() if isinstance(policy.model, PeftModel) else policy.model
+    wanted = scored[:, 1:].to(device)
     with policy.inference():
-        logits = policy.model(**moved, use_cache=False, logits_to_keep=keep).logits
-    targets = moved["input_ids"][:, 1 - keep :, None]
-    logprobs = logits[:, :-1].float().log_softmax(dim=-1).gather(2, targets).squeeze(2)
-    return torch.where(scored[:, 1 - keep :].to(device), logprobs, 0.0).sum(dim=1)
+        hidden = base.model(**moved, use_cache=False).last_hidden_state[:, :-1][wanted]
+        targets = moved["input_ids"][:, 1:][wanted]
+        found = [
+            base.lm_head(some).float().log_softmax(dim=-1).gather(1, words[:, None]).squeeze(1)
+            for some, words in zip(hidden.split(AT_ONCE), targets.split(AT_ONCE), strict=True)
+        ]
+    logprobs = torch.zeros(wanted.shape, device=device)
+    logprobs[wanted] = torch.cat(found)
+    return logprobs.sum(dim=1)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from qvl_run.contract import Estimate
+from qvl_run.contract import Estimate, Peak
 from qvl_run.settings import StageSettings
 from qvl_trl.memory import weights
-from qvl_trl.memory.predict import peak
+from qvl_trl.memory.predict import evaluation_peak, training_peak
 from qvl_trl.memory.shape import longest
 from qvl_trl.models.architecture import Architecture, architecture, on_hub
 
@@ -13,6 +13,8 @@ PROCESS = 4 * 1024**3
 """Bytes of RAM of a process with the training libraries and CUDA loaded; weights go to the GPU as they are read."""
 FILES = 32 * 1024**2
 """Bytes of a folder's small files: tokenizer, processor, the trainer's state."""
+UNBOUNDED = "training.max_seq_length sets no bound to its rows"
+UNKNOWN = "the sizes of its model are not known before its config.json is here"
 PUBLISHED = 2
 """Bytes of a published weight: bfloat16."""
 
@@ -22,17 +24,25 @@ def estimate(settings: StageSettings, *, optimizer_steps: int | None) -> Estimat
     its memory also where `max_seq_length` sets no bound to its rows."""
     sizes = architecture(settings.model.name, revision=settings.model.revision)
     if sizes is None:
-        return Estimate(optimizer_steps=optimizer_steps)
+        return Estimate(optimizer_steps=optimizer_steps, unknown=UNKNOWN)
     shape = longest(settings)
-    vram = None if shape is None else peak(settings, sizes, shape)
+    vram = evaluation = None
+    if shape is not None:
+        vram = training_peak(settings, sizes, shape)
+        evaluation = evaluation_peak(settings, sizes, shape)
     trained = 4 * weights.trained(sizes, settings.model.lora)
-    gpu = settings.model.precision != "fp32"
+    state = weights.optimizer(sizes, settings)
     return Estimate(
         optimizer_steps=optimizer_steps,
         vram=vram,
-        ram=PROCESS if gpu or vram is None else PROCESS + vram.total,
+        evaluation=evaluation,
+        at_least=weights.base(sizes, settings.model)
+        + state
+        + (trained if settings.model.lora else 0),
+        unknown="" if shape is not None else UNBOUNDED,
+        ram=PROCESS,
         download=download(settings.model.name, sizes),
-        checkpoint=trained + weights.optimizer(sizes, settings) + FILES,
+        checkpoint=trained + state + FILES,
         output=trained + FILES,
     )
 
@@ -46,11 +56,14 @@ def estimate_merge(settings: StageSettings) -> Estimate:
     """The needs of a stage that makes an adapter part of its base: the whole model in 16 bit, wherever it has room."""
     sizes = architecture(settings.model.name, revision=settings.model.revision)
     if sizes is None:
-        return Estimate(optimizer_steps=None)
+        return Estimate(optimizer_steps=None, unknown=UNKNOWN)
     whole = PUBLISHED * sizes.parameters
     return Estimate(
         optimizer_steps=None,
-        ram=PROCESS + whole,
+        vram=Peak(phase="merging", parts={"weights": whole}),
+        at_least=whole,
+        ram=PROCESS,
+        movable=True,
         download=download(settings.model.name, sizes),
         output=whole + FILES,
     )

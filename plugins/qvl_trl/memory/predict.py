@@ -28,19 +28,22 @@ TURNING = 34
 float32, out of place."""
 
 
+SCORED = 256
+"""Tokens whose logits are there at once where held-out rows are scored (`qvl_trl.evaluation.likelihood`)."""
 QUESTION = 512
 """Tokens beside the picture of a question that is only asked, which `max_seq_length` does not bound."""
 
 
-def peak(settings: StageSettings, architecture: Architecture, shape: Shape) -> Peak:
-    """Of the whole stage, with rows of `shape`."""
+def evaluation_peak(
+    settings: StageSettings, architecture: Architecture, shape: Shape
+) -> Peak | None:
+    """Of what is measured before and after training; None where nothing is."""
     stage = _Stage(settings=settings, architecture=architecture, shape=shape)
-    found = [*phases(settings, architecture, shape), *stage.measuring()]
-    return max(found, key=lambda one: one.total)
+    return max(stage.measuring(), key=lambda one: one.total, default=None)
 
 
 def training_peak(settings: StageSettings, architecture: Architecture, shape: Shape) -> Peak:
-    """Of the training loop alone."""
+    """Of the training loop, with rows of `shape`."""
     return max(phases(settings, architecture, shape), key=lambda one: one.total)
 
 
@@ -245,9 +248,10 @@ class _Stage:
             yield self.scoring()
 
     def scoring(self) -> Peak:
-        """Held-out rows: of the scored tokens all words' logits, as they come and twice in float32."""
-        logits = self.rows * self.shape.answer * self.text.vocab_size * (self.numbers.compute + 8)
-        work = self.layer.passing * self.tokens + self.pictures
+        """Held-out rows: of some scored tokens all words' logits, as they come and twice in float32."""
+        scored = self.rows * self.shape.answer
+        logits = min(scored, SCORED) * self.text.vocab_size * (self.numbers.compute + 8)
+        work = self.layer.passing * self.tokens + self.pictures + 2 * self.tokens * self.hidden
         return self._at("held-out rows", self._resting, activations=work, logits=logits)
 
     def _generating(self, phase: str, rows: int, prompt: int, whole: int) -> Peak:

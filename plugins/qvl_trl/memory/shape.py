@@ -12,8 +12,8 @@ PATCHES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The longest row. `prompt` and `answer` in tokens, the prompt's `image_tokens` (of all its pictures) included;
-    `padded` says whether rows of a batch differ in length, so that attention needs a mask."""
+    """The longest row. `prompt` and `answer` in tokens; `image_tokens` are those of all its pictures; `padded` says
+    whether rows of a batch differ in length, so that attention needs a mask."""
 
     prompt: int
     answer: int
@@ -32,17 +32,20 @@ class Shape:
 
 
 def longest(settings: StageSettings) -> Shape | None:
-    """The longest row that `settings` admit, with one picture; None where they set no bound to its length.
+    """A bound on the rows that `settings` admit, with one picture each; None where they set none to the length.
 
-    An answer may take all that the picture leaves: only its tokens are scored, which takes most memory.
+    It takes the largest picture and, for the answer, the room that the smallest leaves: no row is both, and none takes
+    more than the two together.
     """
     training = settings.training
     limit = training.max_seq_length
     if limit is None:
         return None
-    image = min(settings.model.image_tokens[1] if settings.model.image_tokens else limit, limit)
+    least, most = settings.model.image_tokens or (0, limit)
+    least, most = min(least, limit), min(most, limit)
     if settings.uses == "grpo":
         answer = settings.options["max_completion_length"]
-        return Shape(prompt=limit - answer, answer=answer, image_tokens=min(image, limit - answer))
+        prompt = limit - answer
+        return Shape(prompt=prompt, answer=answer, image_tokens=min(most, prompt))
     padded = training.per_device_train_batch_size > 1 or settings.uses == "dpo"
-    return Shape(prompt=image, answer=limit - image, image_tokens=image, padded=padded)
+    return Shape(prompt=least, answer=limit - least, image_tokens=most, padded=padded)

@@ -21,7 +21,7 @@ from qvl_run.settings import (
 )
 from qvl_run.spec.schema import with_defaults
 from qvl_trl.memory import weights
-from qvl_trl.memory.predict import peak, phases
+from qvl_trl.memory.predict import evaluation_peak, phases, training_peak
 from qvl_trl.memory.shape import longest
 from qvl_trl.models.architecture import Architecture, architecture
 from qvl_trl.policy.load import load_policy
@@ -57,7 +57,9 @@ def stage(uses: str = "sft", **changes: Any) -> StageSettings:
 def total(settings: StageSettings) -> int:
     shape = longest(settings)
     assert shape is not None
-    return peak(settings, sizes(settings.model.name), shape).total
+    known = sizes(settings.model.name)
+    measured = evaluation_peak(settings, known, shape)
+    return max(training_peak(settings, known, shape).total, measured.total if measured else 0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -89,17 +91,37 @@ def test_without_a_bound_on_the_rows_nothing_is_predicted() -> None:
     assert plugins.stage("sft").estimate(open_ended).vram is None
     unknown = plugins.stage("sft").estimate(stage(model={"name": "someone/unknown"}))
     assert (unknown.vram, unknown.download, unknown.ram) == (None, None, None)
+    for needs in (plugins.stage("sft").estimate(open_ended), unknown):
+        assert needs.unknown
+    # Of an unbounded stage it is still known what no row changes.
+    fixed = plugins.stage("sft").estimate(open_ended).at_least
+    assert fixed is not None
+    assert fixed > weights.base(sizes(), open_ended.model)
 
 
-def test_an_evaluation_and_held_out_rows_count() -> None:
+def test_what_is_measured_is_told_apart_from_training() -> None:
     small = stage(training={"max_seq_length": 600})
     data = DataSettings(format="jsonl", path="rows.jsonl")
     asked = dataclasses.replace(small, evaluation=EvaluationSettings(data=data, batch_size=64))
-    scored = dataclasses.replace(
-        small, eval_data=data, training=dataclasses.replace(small.training, max_seq_length=2048)
-    )
+    scored = dataclasses.replace(small, eval_data=data)
+    alone, both, held_out = (plugins.stage("sft").estimate(one) for one in (small, asked, scored))
+    assert alone.vram == both.vram == held_out.vram
+    assert alone.evaluation is None
+    assert both.evaluation is not None
+    assert both.evaluation.phase == "evaluation"
+    assert held_out.evaluation is not None
+    assert held_out.evaluation.phase == "held-out rows"
     assert total(asked) > total(small)
-    assert total(scored) > total(stage())
+
+
+def test_a_larger_image_budget_never_needs_less() -> None:
+    data = DataSettings(format="jsonl", path="rows.jsonl")
+    for uses in ("sft", "dpo"):
+        needs = [
+            total(stage(uses, eval_data=data, model={"image_tokens": budget}))
+            for budget in ((64, 128), (64, 512), (64, 1024), (64, 2048), None)
+        ]
+        assert needs == sorted(needs)
 
 
 def test_what_is_kept_for_reference_counts_unless_there_is_none() -> None:
@@ -156,7 +178,9 @@ def two(draw: st.DrawFn) -> tuple[StageSettings, StageSettings]:
     elif smaller == "again":
         training["gradient_checkpointing"] = True
     elif uses == "grpo":
+        # Where the row may stay as long, its prompt grows by as much.
         options["max_completion_length"] = 128
+        training["max_seq_length"] = length - 128
     return before, stage(uses, model=model, training=training, options=options)
 
 
