@@ -1,4 +1,4 @@
-"""A stage's needs from its settings alone: memory of the GPU and of the host, downloads, disk."""
+"""A stage's needs from its settings alone: memory of the GPU and of the host, downloads, disk, and its work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from qvl_trl.memory import weights
 from qvl_trl.memory.predict import peak
 from qvl_trl.memory.shape import longest
 from qvl_trl.models.architecture import Architecture, architecture, on_hub
+from qvl_trl.work import usual, work
 
 PROCESS = 4 * 1024**3
 """Bytes of RAM of a process with the training libraries and CUDA loaded; weights go to the GPU as they are read."""
@@ -29,6 +30,7 @@ def estimate(settings: StageSettings, *, optimizer_steps: int | None) -> Estimat
     gpu = settings.model.precision != "fp32"
     return Estimate(
         optimizer_steps=optimizer_steps,
+        work=work(settings, sizes, usual(settings)),
         vram=vram,
         ram=PROCESS if gpu or vram is None else PROCESS + vram.total,
         download=download(settings.model.name, sizes),
