@@ -204,6 +204,17 @@ def status(job: str, **options: Any) -> None:
 @cli.command()
 @_JOB
 @_overlays
+@click.option("--json", "as_json", is_flag=True, help="The same as data.")
+def report(job: str, **options: Any) -> None:
+    """Say what the finished stages of JOB came to, and what they took, predicted beside measured."""
+    from qvl_run.verbs import report as verb
+
+    sys.exit(verb.main(job, **options))
+
+
+@cli.command()
+@_JOB
+@_overlays
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="The last N events alone.")
 def events(job: str, **options: Any) -> None:

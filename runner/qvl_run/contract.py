@@ -68,6 +68,21 @@ class Peak:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one optimizer step is made of, whatever machine does it, for rows of a usual length.
+
+    `flops` are floating-point operations, of forward and backward, of what is computed again, of a reference and of
+    sampling. `passes` counts layers that are gone through one after another, each way and each time: however small a
+    batch, none takes less than it takes to start its kernels. `decoding` counts those that are gone through to sample,
+    one token at a time.
+    """
+
+    flops: int
+    passes: int = 0
+    decoding: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What a stage will need, from its settings alone, at the longest rows that they admit; in bytes. None where that
     cannot be told before something is downloaded or read; `unknown` says why, for people, where `vram` is None.
@@ -80,6 +95,7 @@ class Estimate:
     """
 
     optimizer_steps: int | None
+    work: Work | None = None
     vram: Peak | None = None
     evaluation: Peak | None = None
     at_least: int | None = None

@@ -64,6 +64,21 @@ def show_duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def show_about(seconds: float) -> str:
+    """`seconds` that are an estimate, no finer than they are meant: `42 s`, `3 min 5 s`, `51 min`, `3 h 50 min`."""
+    if seconds < 595:
+        return show_duration(seconds)
+    minutes = round(seconds / 60) if seconds < 3570 else round(seconds / 600) * 10
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def show_step(seconds: float) -> str:
+    """The seconds of one step, where fractions count: `0.68 s`, `12.4 s`, `1 min 41 s`."""
+    if seconds >= 60:
+        return show_duration(seconds)
+    return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
 def _split(text: str, pattern: str) -> tuple[float, str]:
     if not re.match(pattern, text):
         raise ValueError(f"not in the form of {pattern}: {text!r}")

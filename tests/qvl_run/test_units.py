@@ -41,3 +41,28 @@ def test_durations_for_people(seconds: float, text: str) -> None:
 def test_sizes_for_people() -> None:
     assert units.show_size(15_827_000_000) == "14.7 GiB"
     assert units.show_size(12) == "12 B"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (41.6, "42 s"),
+        (185, "3 min 5 s"),
+        (594, "9 min 54 s"),
+        (596, "10 min"),
+        (3036, "51 min"),
+        (3569, "59 min"),
+        (3571, "1 h 0 min"),
+        (13_700, "3 h 50 min"),
+    ],
+)
+def test_estimates_are_told_no_finer_than_they_are_meant(seconds: float, text: str) -> None:
+    assert units.show_about(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.684, "0.68 s"), (2.0, "2 s"), (9.96, "10 s"), (12.44, "12.4 s"), (101, "1 min 41 s")],
+)
+def test_the_seconds_of_a_step(seconds: float, text: str) -> None:
+    assert units.show_step(seconds) == text

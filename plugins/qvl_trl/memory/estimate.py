@@ -1,4 +1,4 @@
-"""A stage's needs from its settings alone: memory of the GPU and of the host, downloads, disk."""
+"""A stage's needs from its settings alone: memory of the GPU and of the host, downloads, disk, and its work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from qvl_trl.memory import weights
 from qvl_trl.memory.predict import evaluation_peak, training_peak
 from qvl_trl.memory.shape import longest
 from qvl_trl.models.architecture import Architecture, architecture, on_hub
+from qvl_trl.work import usual, work
 
 PROCESS = 4 * 1024**3
 """Bytes of RAM of a process with the training libraries and CUDA loaded; weights go to the GPU as they are read."""
@@ -34,6 +35,7 @@ def estimate(settings: StageSettings, *, optimizer_steps: int | None) -> Estimat
     state = weights.optimizer(sizes, settings)
     return Estimate(
         optimizer_steps=optimizer_steps,
+        work=work(settings, sizes, usual(settings)),
         vram=vram,
         evaluation=evaluation,
         at_least=weights.base(sizes, settings.model)

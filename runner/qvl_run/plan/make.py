@@ -22,6 +22,7 @@ from qvl_run.checkpoints.store import Held, Store, Wait
 from qvl_run.disk import make_all, there
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide, identity, misfit, origin
+from qvl_run.plan import pace as paces
 from qvl_run.plan.fit import Fits, fit
 from qvl_run.plan.plan import Plan, StagePlan
 from qvl_run.plan.space import space
@@ -139,6 +140,8 @@ def make_plan(job: Job, machine: Machine, *, choices: Choices | None = None) -> 
             done[spec.name] = plan_stage(
                 spec, job, machine, where, past, fits=fits, upstream=upstream, choices=choices
             )
+    seen = _timed(job, where, past)
+    done = {name: replace(stage, pace=_pace(stage, machine, seen)) for name, stage in done.items()}
     return Plan(
         job=job,
         machine=machine,
@@ -150,6 +153,28 @@ def make_plan(job: Job, machine: Machine, *, choices: Choices | None = None) -> 
             downloads=where.downloads is not None,
         ),
         findings=(*decide.check(job, machine), *misfit.findings(job, machine, fits)),
+    )
+
+
+def _timed(job: Job, where: Places, past: Past) -> list[paces.Timed]:
+    """What the checkpoints and outputs of `job`, here and in storage, tell of the time that steps take."""
+    entries = (
+        entry
+        for spec in job.stages
+        for entry in (*where.committed(spec.name), *past.index.of(spec.name))
+    )
+    return list(paces.all_timed(entry.manifest for entry in entries))
+
+
+def _pace(stage: StagePlan, machine: Machine, seen: Sequence[paces.Timed]) -> paces.Pace | None:
+    return paces.pace(
+        stage.needs.work,
+        stage=stage.spec.name,
+        uses=stage.spec.uses,
+        key=stage.key,
+        gpu=machine.gpu.name if machine.gpu else None,
+        half=stage.settings.model.precision != "fp32",
+        seen=seen,
     )
 
 

@@ -14,6 +14,7 @@ from qvl_run.contract import Estimate
 from qvl_run.hardware import Machine
 from qvl_run.plan import vram
 from qvl_run.plan.decide import Decision
+from qvl_run.plan.pace import Pace
 from qvl_run.plan.space import Space
 from qvl_run.recovery import rules
 from qvl_run.settings import StageSettings
@@ -32,7 +33,8 @@ class StagePlan:
     resume; `manifest` is that folder's. `input` is what the stage starts from. `decisions` are what `auto` became, and
     `needs` what the stage will need with that, and with `changes`. `estimate` is the number of steps from
     the settings alone, `total` from what is known. `changes` is what recovery has made smaller, by dotted key below the
-    stage; `spec` and `settings` have it already. `reasons` are lines for people.
+    stage; `spec` and `settings` have it already. `reasons` are lines for people. `pace` is how long its steps take, as
+    far as that is known.
     """
 
     spec: StageSpec
@@ -51,11 +53,26 @@ class StagePlan:
     total: int | None = None
     rejected: tuple[Rejected, ...] = field(default=())
     reasons: tuple[str, ...] = field(default=())
+    pace: Pace | None = None
 
     @property
     def step(self) -> int:
         """Optimizer steps that are behind the stage."""
         return self.manifest.step if self.manifest else 0
+
+    @property
+    def left(self) -> int | None:
+        """Optimizer steps that are still to do; None where their number is not known."""
+        if self.state == "done":
+            return 0
+        return None if self.total is None else max(self.total - self.step, 0)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that those will take; None where that is not known."""
+        if self.left == 0:
+            return 0.0
+        return None if self.pace is None or self.left is None else self.pace.step * self.left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +99,20 @@ class Plan:
         """Bytes of GPU memory that a stage may plan with; None without a GPU."""
         return None if self.machine.gpu is None else vram.room(self.machine.gpu)
 
+    @property
+    def seconds(self) -> float:
+        """Seconds of all steps that are still to do, as far as they are known."""
+        return sum(stage.seconds or 0.0 for stage in self.stages)
+
+    @property
+    def timed(self) -> bool:
+        """Whether the seconds of every stage that has steps are known. A stage that does not train has none."""
+        return all(
+            stage.seconds is not None
+            for stage in self.stages
+            if stage.total is not None or stage.settings.data is not None
+        )
+
 
 def to_json(plan: Plan) -> dict[str, Any]:
     """`plan` for `plan --json`."""
@@ -105,6 +136,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "patience": plan.job.storage.patience,
         "room": plan.room,
         "space": {**asdict(plan.space), "total": plan.space.total},
+        "time": {"seconds": round(plan.seconds, 1), "whole": plan.timed},
         "decisions": [asdict(d) for d in plan.decisions],
         "stages": [
             {
@@ -124,6 +156,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
                 "changes": dict(stage.changes),
                 "decisions": [asdict(d) for d in stage.decisions],
                 "needs": _needs(stage.needs),
+                "time": _time(stage),
                 "settings": settings.to_json(stage.settings),
             }
             for stage in plan.stages
@@ -133,6 +166,18 @@ def to_json(plan: Plan) -> dict[str, Any]:
             {"code": f.code, "severity": f.severity, "message": f.message, "hint": f.hint}
             for f in plan.findings
         ],
+    }
+
+
+def _time(stage: StagePlan) -> dict[str, Any] | None:
+    if stage.pace is None:
+        return None
+    return {
+        "steps": stage.left,
+        "step_seconds": round(stage.pace.step, 3),
+        "seconds": None if stage.seconds is None else round(stage.seconds, 1),
+        "measured": stage.pace.measured,
+        "source": stage.pace.source,
     }
 
 

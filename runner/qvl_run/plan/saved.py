@@ -12,13 +12,15 @@ from qvl_run.spec.diagnostic import Diagnostic, JobError
 
 _VOLATILE = ("ram", "cores")
 """Facts of a machine that decide nothing."""
+_TIME = "time"
+"""Under this key stands how long it will take, in all and by stage: every run corrects it, and it decides nothing."""
 
 
 def refuse_stale(path: Path, plan: Plan) -> None:
     """Raise JobError where `plan`, made now, is not what the file at `path` says."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        stages = {stage["name"]: stage for stage in saved["stages"]}
+        stages = {stage["name"]: _timeless(stage) for stage in saved["stages"]}
         fixed = _fixed(saved)
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"--plan: {path} is no saved plan ({error})"
@@ -29,7 +31,7 @@ def refuse_stale(path: Path, plan: Plan) -> None:
     changes = list(identity.differences(fixed, _fixed(now)))
     for stage in now["stages"]:
         before = stages.pop(stage["name"], {})
-        changes += identity.differences(before, stage, f"stages.{stage['name']}")
+        changes += identity.differences(before, _timeless(stage), f"stages.{stage['name']}")
     changes += [f"stages.{name}: gone" for name in stages]
     if changes:
         message = "the plan no longer holds: " + "; ".join(changes[:8])
@@ -39,7 +41,9 @@ def refuse_stale(path: Path, plan: Plan) -> None:
 
 def _fixed(plan: dict[str, Any]) -> dict[str, Any]:
     machine = {key: value for key, value in plan["machine"].items() if key not in _VOLATILE}
-    rest = {
-        key: value for key, value in plan.items() if key not in ("stages", "machine", "findings")
-    }
-    return {**rest, "machine": machine}
+    apart = ("stages", "machine", "findings", _TIME)
+    return {**{k: v for k, v in plan.items() if k not in apart}, "machine": machine}
+
+
+def _timeless(stage: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in stage.items() if key != _TIME}

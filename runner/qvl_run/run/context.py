@@ -101,8 +101,7 @@ class ChildContext:
                 "total": self._total if section in _IN_TRAINING else total,
                 "metrics": self._metrics,
                 "seconds": self.seconds,
-                "loop_seconds": self._loop_ended - (self._loop_began or self._loop_ended),
-                "loop_steps": self._reached - self._loop_from,
+                **self._loop(),
                 "beat": self._beat,
             }
         )
@@ -111,7 +110,7 @@ class ChildContext:
         """See `StageContext`."""
         began = self._save_began or time.monotonic()
         size = sum(size for _, _, size in files_below(folder))
-        manifests.write(folder, self._manifest(folder, "checkpoint", step=step, facts={}))
+        manifests.write(folder, self._manifest(folder, "checkpoint", step=step, facts=self._loop()))
         self._saves += 1
         self._save_seconds += time.monotonic() - began
         self._save_began = None
@@ -126,7 +125,7 @@ class ChildContext:
             "measured_on": self._orders.measured_on,
             "saves": self._saves,
             "save_seconds": round(self._save_seconds, 3),
-            "loop_seconds": round(self._loop_ended - (self._loop_began or self._loop_ended), 3),
+            **self._loop(),
         }
         manifests.write(
             folder, self._manifest(folder, "output", step=step, facts={**cost, **facts})
@@ -163,6 +162,14 @@ class ChildContext:
     def recorded(self, name: str) -> Mapping[str, float] | None:
         """See `StageContext`."""
         return self._recorded.get(name)
+
+    def _loop(self) -> dict[str, float]:
+        """What this attempt's training loop has taken so far, its saves included."""
+        began = self._loop_ended if self._loop_began is None else self._loop_began
+        return {
+            "loop_seconds": round(self._loop_ended - began, 3),
+            "loop_steps": self._reached - self._loop_from,
+        }
 
     def _clock_loop(self, section: Section, step: int) -> None:
         """Note how long the training loop takes, and when a save began in it."""

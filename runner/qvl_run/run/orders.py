@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from qvl_run import plugins
 from qvl_run.checkpoints import manifest as manifests
@@ -23,11 +25,12 @@ def make_orders(
     *,
     attempt: str,
     owner: Owner,
+    gpu: str | None,
     wait: Wait,
     earlier: Mapping[str, int],
 ) -> Orders:
-    """The orders of the attempt called `attempt`. Fetches what it loads from; `wait` is told of each chunk. `earlier`
-    counts the failures right before it, by class.
+    """The orders of the attempt called `attempt`, on the GPU called `gpu`. Fetches what it loads from; `wait` is told
+    of each chunk. `earlier` counts the failures right before it, by class.
 
     Raises Broken where the checkpoint to resume from is not what it was when it was chosen, OSError where something
     cannot be read.
@@ -54,9 +57,20 @@ def make_orders(
         facts={
             "plugin": plugins.version_of("qvl.stages", plan.spec.uses),
             "machine": owner.boot,
+            "gpu": gpu,
+            **_planned(plan),
         },
         earlier=earlier,
     )
+
+
+def _planned(plan: StagePlan) -> dict[str, Any]:
+    """What was planned with, to be held against what is measured: bytes of GPU memory, and the work of a step."""
+    peak, work = plan.needs.vram, plan.needs.work
+    return {
+        "planned": None if peak is None else peak.total,
+        "work": None if work is None else asdict(work),
+    }
 
 
 def _input(plan: StagePlan, into: Path, wait: Wait) -> Path | None:

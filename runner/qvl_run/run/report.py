@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from qvl_run.checkpoints.manifest import Manifest
+from qvl_run.plan.identity import measured_on
+from qvl_run.plan.plan import StagePlan
 from qvl_run.units import show_duration
 
 
@@ -45,6 +47,15 @@ def rows(manifests: Sequence[Manifest], elsewhere: Collection[str] = ()) -> list
             )
         )
     return found
+
+
+def measured_elsewhere(outputs: Iterable[tuple[StagePlan, Manifest]]) -> frozenset[str]:
+    """The stages whose output was measured on other held-out rows than the job now names."""
+    return frozenset(
+        plan.spec.name
+        for plan, manifest in outputs
+        if manifest.facts.get("measured_on") != measured_on(plan.settings)
+    )
 
 
 def cells(row: Row) -> tuple[str, str, str, str, str]:

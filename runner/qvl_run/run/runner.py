@@ -14,7 +14,6 @@ from typing import Any
 from qvl_run.checkpoints.store import Store
 from qvl_run.faults import crash_point
 from qvl_run.hardware import Machine
-from qvl_run.plan.identity import measured_on
 from qvl_run.plan.make import Choices, Places, look
 from qvl_run.plan.plan import StagePlan
 from qvl_run.run import events as story
@@ -27,6 +26,7 @@ from qvl_run.run.mirror import PATIENCE, Local, Mirror
 from qvl_run.run.outcome import Outcome
 from qvl_run.run.patience import Patience
 from qvl_run.run.process import end_leftovers
+from qvl_run.run.report import measured_elsewhere
 from qvl_run.run.session import Session
 from qvl_run.run.stage import StageRun
 from qvl_run.spec.job import Job
@@ -163,17 +163,16 @@ class Run:
             with contextlib.suppress(OSError):
                 session.events.close()
             session.mirror.take_segments()
-        finished = [plan for plan in done.values() if plan.state == "done" and plan.manifest]
+        finished = [
+            (plan, plan.manifest)
+            for plan in done.values()
+            if plan.state == "done" and plan.manifest
+        ]
         return replace(
             outcome,
-            outputs=tuple(plan.manifest for plan in finished if plan.manifest),
-            result=_settled(session, finished[-1]).held if finished else None,
-            elsewhere=frozenset(
-                plan.spec.name
-                for plan in finished
-                if plan.manifest
-                and plan.manifest.facts.get("measured_on") != measured_on(plan.settings)
-            ),
+            outputs=tuple(manifest for _, manifest in finished),
+            result=_settled(session, finished[-1][0]).held if finished else None,
+            elsewhere=measured_elsewhere(finished),
             left=tuple(left),
             store=session.store,
         )

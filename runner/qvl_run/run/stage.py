@@ -203,7 +203,11 @@ class StageRun:
         # A change that leaves the result as it is leaves the named checkpoint as it was, too.
         if self._named is not None and fresh.key == self._named.key:
             self._named = replace(
-                self._named, spec=fresh.spec, settings=fresh.settings, changes=fresh.changes
+                self._named,
+                spec=fresh.spec,
+                settings=fresh.settings,
+                needs=fresh.needs,
+                changes=fresh.changes,
             )
             return self._named_or(fresh)
         self._named = None
@@ -233,6 +237,7 @@ class StageRun:
                 session.where,
                 attempt=folder.path.name,
                 owner=session.lease.me,
+                gpu=session.machine.gpu.name if session.machine.gpu else None,
                 wait=session.unless_stopped,
                 earlier=self._earlier(plan),
             )

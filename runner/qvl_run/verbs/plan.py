@@ -21,7 +21,7 @@ from qvl_run.spec.data_check import check_data
 from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
 from qvl_run.spec.job import Job
 from qvl_run.spec.render import render
-from qvl_run.units import show_size
+from qvl_run.units import show_about, show_size, show_step
 from qvl_run.verbs.job import Options, chosen, warn
 
 
@@ -77,6 +77,7 @@ def text(plan: Plan) -> str:
     lines = [f"{plan.job.name}: {what}, {ram}{assumed}"]
     lines += [f"  {d.name}: {d.value} ({d.rule})" for d in plan.decisions]
     lines.append(f"  storage: {plan.storage}{_space(plan)}")
+    lines += _total(plan)
     lines.append("  recovery:")
     lines += [f"    {line}" for line in plan.job.recovery.lines()]
     for stage in plan.stages:
@@ -94,6 +95,28 @@ def _space(plan: Plan) -> str:
     least = "" if found.whole else "at least "
     models = f", base models {show_size(found.downloads)} of it" if found.downloads else ""
     return f" ({least}{show_size(found.total)} in the end{models})"
+
+
+def _total(plan: Plan) -> Iterator[str]:
+    """How long all of it will take, where there is more than one stage to tell of."""
+    known = [stage for stage in plan.stages if stage.seconds]
+    if len(known) > 1:
+        least = "about" if plan.timed else "at least"
+        yield f"  time: {least} {show_about(plan.seconds)} for the steps of all stages"
+
+
+def _time(stage: StagePlan) -> Iterator[str]:
+    """How long the stage's steps will take, where something is known of that."""
+    pace, left = stage.pace, stage.left
+    if pace is None or stage.state in ("done", "no_input", "broken") or left == 0:
+        return
+    each = f"{show_step(pace.step)} a step, {pace.source}"
+    if left is None or stage.seconds is None:
+        yield f"  time: about {each}"
+        return
+    steps = "1 step" if left == 1 else f"{left} steps"
+    more = " left" if stage.step else ""
+    yield f"  time: about {show_about(stage.seconds)} for the {steps}{more} ({each})"
 
 
 def _needs(stage: StagePlan, room: int | None) -> Iterator[str]:
@@ -116,6 +139,7 @@ def _stage_lines(stage: StagePlan, plan: Plan) -> Iterator[str]:
     for reason in details(stage):
         yield f"  {reason}"
     yield from _needs(stage, plan.room)
+    yield from _time(stage)
     if plugins.stage(stage.spec.uses).data_kind is None and not stage.total:
         return  # no rows and no steps: it does not train
     for decision in stage.decisions:

@@ -16,7 +16,7 @@ from qvl_run.hardware import Machine
 from qvl_run.plan import decide
 from qvl_run.plan.make import Places, make_plan, places
 from qvl_run.plan.saved import refuse_stale
-from qvl_run.run import report
+from qvl_run.run import tables
 from qvl_run.run.lease import Interrupted, Owned
 from qvl_run.run.machinery import Machinery
 from qvl_run.run.outcome import Outcome
@@ -141,7 +141,7 @@ def _again() -> str:
 
 def _finish(show: Show, outcome: Outcome, command: str) -> int:
     if outcome.outputs:
-        _table(outcome)
+        tables.print_stages(outcome.outputs, outcome.elsewhere)
     stored = _tell_of_storage(show, outcome, command)
     if outcome.ending == "done":
         last = outcome.outputs[-1] if outcome.outputs else None
@@ -193,25 +193,3 @@ def _tell_of_storage(show: Show, outcome: Outcome, command: str) -> bool:
             "Colab, run drive.flush_and_unmount() in a cell before you give the machine back"
         )
     return not outcome.left
-
-
-def _table(outcome: Outcome) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="", box=None, pad_edge=False, header_style="bold")
-    for name, justify in (
-        ("stage", "left"),
-        ("steps", "right"),
-        ("time", "right"),
-        ("accuracy", "right"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("its own measure")
-    for row in report.rows(outcome.outputs, outcome.elsewhere):
-        table.add_row(*report.cells(row))
-    Console(width=None if sys.stdout.isatty() else 120).print("\n", table, sep="")
-    if outcome.elsewhere:
-        print(
-            "* measured on other held-out rows than the job names now: not comparable with the rest"
-        )

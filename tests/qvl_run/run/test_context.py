@@ -84,6 +84,22 @@ def test_an_evaluation_counts_no_step(ctx: ChildContext) -> None:
     assert manifest["total"] == 20
 
 
+def test_a_checkpoint_tells_how_long_its_steps_took(
+    ctx: ChildContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Time()
+    monkeypatch.setattr(context, "time", clock)
+    clock.now = 1000.0
+    ctx.progress("first_step", step=40, total=100)
+    clock.now += 30
+    ctx.progress("save", step=43)
+    clock.now += 5
+    save(ctx, 43)
+    facts = json.loads((ctx.scratch / "checkpoint-43" / "manifest.json").read_text())["facts"]
+    assert (facts["loop_seconds"], facts["loop_steps"]) == (30, 3), "its own steps alone"
+    assert progress(ctx)["loop_steps"] == 3
+
+
 def test_requests_reach_the_stage(ctx: ChildContext) -> None:
     folder = AttemptFolder(ctx.scratch.parent)
     assert not ctx.save_requested()
