@@ -26,8 +26,6 @@ LIBRARIES = 64 * 2**20
 TURNING = 34
 """Bytes a number of the vision tower's width and patch, where most of it is alive: queries and keys are turned in
 float32, out of place."""
-
-
 SCORED = 256
 """Tokens whose logits are there at once where held-out rows are scored (`qvl_trl.evaluation.likelihood`)."""
 QUESTION = 512
@@ -153,10 +151,12 @@ class _Stage:
 
     @property
     def mask(self) -> int:
-        """What one layer's attention adds to its scores where rows are padded."""
-        if not self.shape.padded:
-            return 0
-        return self.rows * self.shape.tokens**2 * self.numbers.compute
+        """What one layer's attention adds to its scores where rows are padded; `eager` keeps the scores themselves, in
+        float32 and as they are multiplied."""
+        pairs = self.rows * self.shape.tokens**2
+        if self.settings.model.attention == "eager":
+            return pairs * self.text.num_attention_heads * (4 + 2 * self.numbers.compute)
+        return pairs * self.numbers.compute if self.shape.padded else 0
 
     @property
     def seen(self) -> int:
@@ -195,9 +195,8 @@ class _Stage:
             words = min(TILE, self.text.vocab_size)
             tile += 2 * words * self.text.hidden_size * self.numbers.compute
         if self.settings.model.lora is None:
-            tile += (
-                4 * self.text.embedding
-            )  # the output layer's own gradient, before it is added to the rest
+            # The output layer's own gradient, before it is added to the embedding's.
+            tile += 4 * self.text.embedding
         return self._at(
             "loss",
             self._standing,
@@ -261,9 +260,8 @@ class _Stage:
         looking = round(share * self.looking) + pixels // 4 * self.numbers.weight
         cache = rows * self.layer.cache * self.text.num_hidden_layers
         seen = rows * self.shape.image_tokens * self.text.hidden_size * self.numbers.compute
-        reading = (
-            self.layer.passing + 4 * self.hidden
-        ) * rows * prompt + seen * self.vision.mergers
+        layer = self.layer.passing + 4 * self.hidden
+        reading = layer * rows * prompt + seen * self.vision.mergers
         # The pictures of these rows, beside those that are there anyway.
         batch = self._resting["batch"] + pixels
         held = {**self._resting, "batch": batch, "unpacked weight": self.spread}

@@ -101,6 +101,7 @@ class Case:
     rank: int | None = 16
     half: bool = True
     completion: int = 24
+    attention: str = "sdpa"
 
 
 CASES = {
@@ -114,6 +115,10 @@ CASES = {
     ),
     "sft in float32": Case(uses="sft", half=False),
     "sft of all weights": Case(uses="sft", rank=None),
+    "sft with plain attention": Case(uses="sft", attention="eager"),
+    "sft with plain attention, layers computed again": Case(
+        uses="sft", attention="eager", checkpointing=True, question=400
+    ),
     "dpo": Case(uses="dpo", question=100, image=(320, 320)),
     "dpo, layers computed again": Case(uses="dpo", checkpointing=True, sizes=WIDE),
     "grpo": Case(uses="grpo", batch=4, accumulation=2, question=60, image=(320, 320)),
@@ -158,7 +163,8 @@ def _settings(case: Case, folder: Path) -> StageSettings:
         options=options,
     )
     precision = "bf16" if case.half else "fp32"
-    model = ModelSettings(name=str(folder), lora=lora, precision=precision)
+    attention: Any = case.attention
+    model = ModelSettings(name=str(folder), lora=lora, precision=precision, attention=attention)
     return dataclasses.replace(settings, model=model)
 
 
