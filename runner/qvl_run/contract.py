@@ -87,8 +87,8 @@ class Estimate:
     """What a stage will need, from its settings alone, at the longest rows that they admit. None where that cannot be
     told before something is downloaded or read.
 
-    `vram` is never less than what the stage takes; `ram` is the process's peak on the host, `download` the base model,
-    `checkpoint` and `output` one folder of either, all in bytes.
+    `work` is that of one step; `vram` is never less than what the stage takes; `ram` is the process's peak on the host,
+    `download` the base model, `checkpoint` and `output` one folder of either, all in bytes.
     """
 
     optimizer_steps: int | None
