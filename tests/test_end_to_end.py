@@ -116,3 +116,20 @@ def test_the_lines_beside_the_result_run_without_this_package(folder: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_the_report_tells_what_each_stage_took(
+    job_file: Callable[..., Path], qvl_run: Command, folder: Path
+) -> None:
+    done = qvl_run("report", job_file(JOB), "--json", env=ENV)
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = json.loads(done.stdout)["stages"]
+    assert [stage["name"] for stage in stages] == ["sft", "dpo", "grpo"]
+    for stage in stages:
+        final = folder / "qvl-runs" / "tiny" / "checkpoints" / stage["name"] / "final"
+        facts = json.loads((final / "manifest.json").read_text())["facts"]
+        assert facts["loop_steps"] == 2, "the last attempt began at step 1 of 3"
+        assert facts["work"]["flops"] > 0
+        assert stage["time"]["rows_per_second"] == 4 * 2 / facts["loop_seconds"]
+        assert facts["gpu"] is None
+        assert set(stage["memory"].values()) == {None}, "there is no GPU"

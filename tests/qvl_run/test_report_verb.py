@@ -155,10 +155,10 @@ def test_a_plan_takes_the_pace_of_the_checkpoint_that_it_goes_on_from(
     assert first["state"] == "resume"
     assert first["time"] == {
         "steps": 4, "step_seconds": 12.4, "seconds": 49.6, "measured": True,
-        "source": "measured on this machine, over 10 steps",
+        "source": "measured without a GPU, over 10 steps",
     }  # fmt: skip
-    assert "  time: about 50 s for the 4 steps left (12.4 s a step, measured on this" in text
-    assert second["time"]["source"] == "measured on this machine, over 10 steps of first"
+    assert "  time: about 50 s for the 4 steps left (12.4 s a step, measured without" in text
+    assert second["time"]["source"] == "measured without a GPU, over 10 steps of first"
     assert data["time"]["whole"]
     assert data["time"]["seconds"] == pytest.approx(12.4 * 12, abs=0.2)
     assert "about 2 min 29 s for the steps of all stages" in text

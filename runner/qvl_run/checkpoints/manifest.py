@@ -41,7 +41,8 @@ class FileEntry:
 class Manifest:
     """What a folder holds and what made it. `identity` is everything that decides the result (see
     `qvl_run.plan.identity`), kept whole so that a mismatch can be told field by field; `key` is its digest.
-    `facts` are for people: versions, the report's numbers. `total` is the stage's number of steps, where known."""
+    `facts` decide nothing: versions, the report's numbers, how long its steps took. `total` is the stage's number of
+    steps, where known."""
 
     kind: Literal["checkpoint", "output"]
     stage: str

@@ -158,9 +158,9 @@ def _share(work: Work | None, one: Timed, gpu: str | None) -> float | None:
 
 
 def _source(one: Timed, stage: str, gpu: str | None) -> str:
-    where = "this machine" if gpu is None else "this GPU"
+    where = "without a GPU" if gpu is None else "on this GPU"
     steps = "1 step" if one.steps == 1 else f"{one.steps} steps"
-    return f"measured on {where}, over {steps}" + ("" if one.stage == stage else f" of {one.stage}")
+    return f"measured {where}, over {steps}" + ("" if one.stage == stage else f" of {one.stage}")
 
 
 def all_timed(manifests: Iterable[Manifest | None]) -> Iterator[Timed]:

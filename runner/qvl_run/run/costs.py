@@ -18,7 +18,8 @@ class Cost:
     Bytes of its memory: `planned` at most, before anything was read; `predicted` for the rows that were trained on,
     and `training` what they took; `peak` in all, evaluation included; `reserved` by PyTorch's allocator. `tokens`, of
     which `image_tokens`, of the longest row. `step` is seconds of an optimizer step in the training loop, saves
-    included, of the last attempt; `expected` what the GPU's rates give for it; `samples` are rows a second.
+    included, of the last attempt; `expected` what the GPU's rates give for it; `samples` are rows a second: pairs in
+    DPO, completions in GRPO.
     """
 
     stage: str

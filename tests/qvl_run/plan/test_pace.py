@@ -84,7 +84,7 @@ def test_more_work_never_takes_less_time(flops: int, passes: int, decoding: int,
     work = Work(flops=flops, passes=passes, decoding=decoding)
     for name in ("flops", "passes", "decoding"):
         larger = dataclasses.replace(work, **{name: getattr(work, name) + more})
-        assert seconds(larger, H100) > seconds(work, H100)
+        assert seconds(larger, H100) >= seconds(work, H100)
 
 
 def test_expected_says_where_it_comes_from_and_that_runs_correct_it() -> None:
@@ -138,7 +138,7 @@ def test_with_more_to_do_what_was_measured_is_scaled() -> None:
 
 def test_a_stage_that_cannot_tell_its_work_is_measured_all_the_same() -> None:
     found = of_sft(steps_of(work=None, gpu=None), work=None, gpu=None)
-    assert found == Pace(step=5.0, source="measured on this machine, over 10 steps", measured=True)
+    assert found == Pace(step=5.0, source="measured without a GPU, over 10 steps", measured=True)
     assert of_sft(steps_of(work=None)) == of_sft(), "how much more there is to do is not known"
     assert of_sft(steps_of(work=Work(flops=0))) == of_sft()
 
