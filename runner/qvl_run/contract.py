@@ -87,11 +87,11 @@ class Estimate:
     """What a stage will need, from its settings alone, at the longest rows that they admit; in bytes. None where that
     cannot be told before something is downloaded or read; `unknown` says why, for people, where `vram` is None.
 
-    `work` is that of one step. `vram` is the peak of training, `evaluation` of what is measured beside it, whose batches
-    recovery makes smaller without touching the training: neither is ever less than what is taken. `at_least` is what no
-    row changes: weights and what is trained of them. `ram` is the process on the host, without what `vram` counts: where
-    there is no GPU, that lies there too; `movable` says that it may in any case. `download` is the base model,
-    `checkpoint` and `output` one folder of either.
+    `work` is that of one step. `vram` is the peak of training, `evaluation` of what is measured beside it, whose
+    batches recovery makes smaller without touching the training: neither is ever less than what is taken. `at_least`
+    is what no row changes: weights and what is trained of them. `ram` is the process on the host, without what `vram`
+    counts: where there is no GPU, that lies there too; `movable` says that it may in any case. `download` is the base
+    model, `checkpoint` and `output` one folder of either.
     """
 
     optimizer_steps: int | None
