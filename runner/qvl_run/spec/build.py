@@ -21,6 +21,8 @@ from qvl_run.spec.paths import exists, expanded
 
 T = TypeVar("T")
 At = tuple[Key, ...]
+NEWEST_CAPABILITY = 20
+"""A major number above that of any GPU there is, with some room: what is more was written without its point."""
 _AUTO_MODEL = ("quantization", "image_tokens")
 _ENV = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -76,14 +78,19 @@ class _Builder:
 
     def capability(self, value: str | float | None) -> tuple[int, int] | None:
         """YAML reads 8.0 as a number, and "8.0" as text: both are taken."""
-        try:
-            return None if value is None else units.capability(value)
-        except ValueError:
-            message = (
-                f"there is no compute capability {value}: the part after the point has one digit"
-            )
-            self.find("QVL228", message, ("hardware", "min_compute_capability"), "for example: 8.0")
+        if value is None:
             return None
+        try:
+            major, minor = units.capability(value)
+            if major <= NEWEST_CAPABILITY:
+                return major, minor
+            why = "the newest GPUs have 12"
+            hint = f"did you mean {major // 10}.{major % 10}?"
+        except ValueError:
+            why, hint = "the part after the point has one digit", "for example: 8.0"
+        message = f"there is no compute capability {value}: {why}"
+        self.find("QVL228", message, ("hardware", "min_compute_capability"), hint)
+        return None
 
     def stage(self, name: str, upstream: str | None) -> StageSpec:
         job = self.document.data

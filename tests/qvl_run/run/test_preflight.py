@@ -66,7 +66,7 @@ def test_beneath_a_drive_that_is_not_mounted_no_space_is_looked_for(
         ("min_disk: 900TB", "QVL412"),
         ("min_ram: 900TB", "QVL407"),
         ("min_drive_space: 900TB", "QVL413"),
-        ("min_compute_capability: 99.0", "QVL4"),
+        ("min_compute_capability: 19.0", "QVL4"),
     ],
 )
 def test_plan_says_what_run_refuses_for_before_anything_is_made(
