@@ -101,6 +101,8 @@ class _Builder:
         model = merged(job["model"], stage.get("model", {}))
         name_at = (*at, "model", "name") if "name" in stage.get("model", {}) else ("model", "name")
         model["name"] = self.text(model["name"], name_at)
+        if model["name"].startswith("~"):
+            model["name"] = str(expanded(model["name"]))
         training, auto = self.training(
             merged(job.get("training", {}), stage.get("training", {})), at
         )
