@@ -191,8 +191,9 @@ class Stage(Protocol):
         image budget, or gradient checkpointing, must not need more `vram`."""
 
     def check(self, settings: StageSettings) -> Iterable[tuple[str, str]]:
-        """Pure: (key path below the stage, message) for each setting that cannot work, e.g.
-        ("with.num_generations", "..."). Empty where all is well."""
+        """(key path below the stage, message) for each setting that cannot work, e.g. ("with.num_generations", "...").
+        Where settings contradict each other, the path may be several, spaces between: the first of them that the job
+        writes is pointed at. Empty where all is well. Pure, but for a look at the local files that settings name."""
 
     def columns(self, settings: StageSettings) -> frozenset[str]:
         """Pure: the columns that each row must have beside those of its kind (see `Example.column`)."""

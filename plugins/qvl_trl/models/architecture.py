@@ -93,7 +93,7 @@ def architecture(name: str, *, revision: str | None = None) -> Architecture | No
         return KNOWN[name]
     if name in plugins.installed("qvl.models"):
         return _read(plugins.load("qvl.models", name).folder())
-    if Path(name).is_dir():
+    if is_folder(name):
         return _read(Path(name))
     cache = RepoCache(root=_hub_cache(), repo=name)
     commit = cache.commit(revision)
@@ -102,8 +102,16 @@ def architecture(name: str, *, revision: str | None = None) -> Architecture | No
 
 def on_hub(name: str) -> bool:
     """Whether what a job calls `name` comes from the hub."""
-    here = name in plugins.installed("qvl.models") or Path(name).is_dir()
+    here = name in plugins.installed("qvl.models") or is_folder(name)
     return not name.startswith(RANDOM) and not here
+
+
+def is_folder(name: str) -> bool:
+    """Whether `name` is a folder of this machine; False too for a name that none can have."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def is_known(name: str) -> bool:

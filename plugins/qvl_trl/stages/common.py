@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
+from qvl_run import plugins
 from qvl_run.settings import DataSettings, ModelSettings, StageSettings
-from qvl_trl.models.architecture import RANDOM, is_known, known_names
+from qvl_trl.models.architecture import RANDOM, is_folder, is_known, known_names
 
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 Finding = tuple[str, str]
 """A key path below the stage, and what is wrong with it."""
 
@@ -36,8 +40,9 @@ def _rows(data: DataSettings | None) -> int | None:
 
 
 def check_model(model: ModelSettings) -> Iterator[Finding]:
-    """What `random:` cannot make."""
+    """What `random:` cannot make, and a folder that holds no model. What the hub has is not asked."""
     if not model.name.startswith(RANDOM):
+        yield from _check_folder(model.name)
         return
     if not is_known(model.name):
         yield (
@@ -46,6 +51,23 @@ def check_model(model: ModelSettings) -> Iterator[Finding]:
         )
     if model.revision is not None:
         yield "model.revision", "random weights have no revision: it would do nothing"
+
+
+def _check_folder(name: str) -> Iterator[Finding]:
+    if name in plugins.installed("qvl.models"):
+        return
+    if is_folder(name):
+        if not (Path(name) / "config.json").is_file():
+            yield "model.name", f"the folder {name} has no config.json: there is no model in it"
+    elif name.startswith((".", "/", "~")):
+        where = ", seen from where the command is run" if name.startswith(".") else ""
+        yield "model.name", f"there is no folder {name}{where}"
+    elif not _HUB_ID.fullmatch(name):
+        bundled = ", ".join(plugins.installed("qvl.models"))
+        yield (
+            "model.name",
+            f"{name} is no hub id (owner/name), no folder here and no bundled model ({bundled})",
+        )
 
 
 def check_common(settings: StageSettings) -> Iterator[Finding]:

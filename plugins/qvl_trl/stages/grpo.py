@@ -11,6 +11,11 @@ from qvl_run.settings import StageSettings
 from qvl_trl.memory.estimate import estimate
 from qvl_trl.stages.common import Finding, check_common, optimizer_steps
 
+_BATCH = (
+    "training.global_batch_size training.gradient_accumulation_steps "
+    "training.per_device_train_batch_size"
+)
+"""The keys that say how many rows a step has."""
 REWARD = {
     "title": "Reward",
     "description": "The name of a reward, or a map of its name, weight and options.",
@@ -120,14 +125,13 @@ class GrpoStage:
         """See `check_common`; and steps must hold whole groups, rewards must exist."""
         yield from check_common(settings)
         training, options = settings.training, settings.options
-        size, steps = training.per_device_train_batch_size, training.gradient_accumulation_steps
+        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
         group = options["num_generations"]
-        if size * steps % group:
+        if rows % group:
             yield (
-                "with.num_generations",
-                f"{group} completions a prompt do not fill a step of {size * steps} "
-                f"(per_device_train_batch_size {size} x gradient_accumulation_steps {steps}): "
-                "the one must divide the other",
+                f"with.num_generations {_BATCH}",
+                f"{group} completions a prompt do not fill a step of {rows} rows, the global batch: "
+                "num_generations must divide that",
             )
         limit = training.max_seq_length
         if limit is not None and options["max_completion_length"] >= limit:

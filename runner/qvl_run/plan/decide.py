@@ -72,10 +72,9 @@ def resolve(stage: StageSpec, machine: Machine, *, wandb: bool) -> StageSettings
 
 def check(job: Job, machine: Machine) -> Iterator[Diagnostic]:
     """What `machine` cannot do that `job` asks for. Errors stop the run with exit code 3."""
-    gpu, document = machine.gpu, job.document
+    gpu = machine.gpu
     yield from needs.unmet(job, machine)
     for stage in job.stages:
-        at = ("stages", stage.name)
         wanted = stage.model.get("precision", "auto")
         if wanted == "bf16" and gpu is not None and gpu.capability < BF16_CAPABILITY:
             yield Diagnostic(
@@ -98,9 +97,8 @@ def check(job: Job, machine: Machine) -> Iterator[Diagnostic]:
                 span=_model_span(job, stage, "quantization"),
             )
         if stage.training.optim == "adamw_8bit" and gpu is None:
-            yield Diagnostic(
-                code="QVL404", message="adamw_8bit needs a GPU", span=document.key_span(at)
-            )
+            span = job.document.stage_span(stage.name, "training", "optim")
+            yield Diagnostic(code="QVL404", message="adamw_8bit needs a GPU", span=span)
         if (
             stage.model.get("attention") == "flash_attention_2"
             and gpu is not None

@@ -149,7 +149,7 @@ def make_plan(job: Job, machine: Machine, *, choices: Choices | None = None) -> 
         scratch=where.scratch,
         stages=tuple(done.values()),
         space=space(
-            ((stage.settings.model, stage.needs) for stage in done.values()),
+            ((stage.settings, stage.needs) for stage in done.values()),
             downloads=where.downloads is not None,
         ),
         findings=(*decide.check(job, machine), *misfit.findings(job, machine, fits)),

@@ -14,8 +14,9 @@ from qvl_run.spec.load import load_job
 
 
 def advised(findings: Iterable[Diagnostic], job: Job, machine: Machine) -> tuple[Diagnostic, ...]:
-    """`findings`, the hint of each need that `machine` does not meet with the name of a job that would run there."""
-    found = tuple(findings)
+    """`findings`, each once though stages share what is wrong; the hint of each need that `machine` does not meet with
+    the name of a job that would run there."""
+    found = tuple(dict.fromkeys(findings))
     if not any(finding.code in needs.UNMET for finding in found):
         return found
     name = fitting(job, machine)

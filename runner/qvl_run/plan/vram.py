@@ -17,6 +17,8 @@ FRAGMENTED = 0.03
 
 SHOWN = 0.04
 """Share of a peak from which on a part of it is told by name."""
+LEAST_TOLD = 0.05
+"""GiB below which a part would be told as 0.0."""
 
 
 def room(gpu: Gpu) -> int:
@@ -33,9 +35,7 @@ def of(need: int, there: int) -> str:
 def told(peak: Peak) -> str:
     """`most in backward: weights 4.0 GiB, activations 3.1 GiB, the rest 0.2 GiB`, the largest part first."""
     large = {name: n for name, n in peak.parts.items() if n >= SHOWN * peak.total}
-    texts = [
-        f"{name} {n / GIB:.1f} GiB" for name, n in sorted(large.items(), key=lambda part: -part[1])
-    ]
-    if rest := peak.total - sum(large.values()):
-        texts.append(f"the rest {rest / GIB:.1f} GiB")
-    return f"most in {peak.phase}: " + ", ".join(texts)
+    rest = peak.total - sum(large.values())
+    parts = [*sorted(large.items(), key=lambda part: -part[1]), ("the rest", rest)]
+    texts = [f"{name} {n / GIB:.1f} GiB" for name, n in parts if n / GIB >= LEAST_TOLD]
+    return f"most in {peak.phase}" + (f": {', '.join(texts)}" if texts else "")

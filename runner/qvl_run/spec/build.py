@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,9 +19,12 @@ from qvl_run.spec.document import Document, Key
 from qvl_run.spec.job import Hardware, Job, StageSpec, Storage
 from qvl_run.spec.order import upstreams
 from qvl_run.spec.paths import exists, expanded
+from qvl_run.spec.resolve import provisional_settings
 
 T = TypeVar("T")
 At = tuple[Key, ...]
+NEWEST_CAPABILITY = 20
+"""A major number above that of any GPU there is, with some room: what is more was written without its point."""
 _AUTO_MODEL = ("quantization", "image_tokens")
 _ENV = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -76,14 +80,19 @@ class _Builder:
 
     def capability(self, value: str | float | None) -> tuple[int, int] | None:
         """YAML reads 8.0 as a number, and "8.0" as text: both are taken."""
-        try:
-            return None if value is None else units.capability(value)
-        except ValueError:
-            message = (
-                f"there is no compute capability {value}: the part after the point has one digit"
-            )
-            self.find("QVL228", message, ("hardware", "min_compute_capability"), "for example: 8.0")
+        if value is None:
             return None
+        try:
+            major, minor = units.capability(value)
+            if major <= NEWEST_CAPABILITY:
+                return major, minor
+            why = "the newest GPUs have 12"
+            hint = f"did you mean {major // 10}.{major % 10}?"
+        except ValueError:
+            why, hint = "the part after the point has one digit", "for example: 8.0"
+        message = f"there is no compute capability {value}: {why}"
+        self.find("QVL228", message, ("hardware", "min_compute_capability"), hint)
+        return None
 
     def stage(self, name: str, upstream: str | None) -> StageSpec:
         job = self.document.data
@@ -94,12 +103,14 @@ class _Builder:
         model = merged(job["model"], stage.get("model", {}))
         name_at = (*at, "model", "name") if "name" in stage.get("model", {}) else ("model", "name")
         model["name"] = self.text(model["name"], name_at)
-        training, auto = self.training(
-            merged(job.get("training", {}), stage.get("training", {})), at
+        if model["name"].startswith("~"):
+            model["name"] = str(expanded(model["name"]))
+        training, auto, wrong = _training(
+            merged(job.get("training", {}), stage.get("training", {}))
         )
         auto |= {f"model.{key}" for key in _AUTO_MODEL if model.get(key) == batch.AUTO}
         options = schema.with_defaults(stage.get("with", {}), plugins.stage(stage["uses"]).schema)
-        return StageSpec(
+        spec = StageSpec(
             name=name,
             uses=stage["uses"],
             upstream=upstream,
@@ -112,24 +123,13 @@ class _Builder:
             options=options,
             auto=frozenset(auto),
         )
-
-    def training(self, written: Mapping[str, Any], at: At) -> tuple[TrainingSettings, set[str]]:
-        """`written` with numbers for what is `auto`, and the dotted keys that are."""
-        try:
-            split = batch.split(written)
-        except batch.Contradiction as error:
-            own: At = (*at, "training", error.key)
-            place = own if self.document.has(own) else ("training", error.key)
-            self.find("QVL230", f"{at[-1]}: {error}", place, error.hint)
-            split = batch.Split(micro=1, steps=1)
-        parts = {batch.MICRO: split.micro, batch.STEPS: split.steps}
-        auto = {key for key, value in written.items() if value == batch.AUTO and key not in parts}
-        values = {
-            key: value for key, value in written.items() if key != batch.WHOLE and key not in auto
-        }
-        return from_json(TrainingSettings, values | parts), {
-            f"training.{key}" for key in (*auto, *split.auto)
-        }
+        if not _trains(spec):
+            return replace(spec, auto=frozenset(key for key in auto if key.startswith("model.")))
+        if wrong:
+            key_at: At = (*at, "training", wrong.key)
+            place = key_at if self.document.has(key_at) else ("training", wrong.key)
+            self.find("QVL230", f"{name}: {wrong}", place, wrong.hint)
+        return spec
 
     def evaluation(self, evaluation: Mapping[str, Any], at: At) -> EvaluationSettings:
         data = self.data(evaluation["data"], (*at, "data"))
@@ -236,6 +236,32 @@ class _Builder:
     def find(self, code: str, message: str, at: At, hint: str = "") -> None:
         span = self.document.span(at)
         self.findings.append(Diagnostic(code=code, message=message, span=span, hint=hint))
+
+
+def _training(
+    written: Mapping[str, Any],
+) -> tuple[TrainingSettings, set[str], batch.Contradiction | None]:
+    """`written` with numbers for what is `auto`, the dotted keys that are, and what contradicts itself."""
+    wrong = None
+    try:
+        split = batch.split(written)
+    except batch.Contradiction as error:
+        split, wrong = batch.Split(micro=1, steps=1), error
+    parts = {batch.MICRO: split.micro, batch.STEPS: split.steps}
+    auto = {key for key, value in written.items() if value == batch.AUTO and key not in parts}
+    values = {
+        key: value for key, value in written.items() if key != batch.WHOLE and key not in auto
+    }
+    keys = {f"training.{key}" for key in (*auto, *split.auto)}
+    return from_json(TrainingSettings, values | parts), keys, wrong
+
+
+def _trains(spec: StageSpec) -> bool:
+    """Whether the stage has rows or steps: without either there is no batch, and nothing of it to choose."""
+    stage = plugins.stage(spec.uses)
+    return stage.data_kind is not None or bool(
+        stage.estimate(provisional_settings(spec)).optimizer_steps
+    )
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

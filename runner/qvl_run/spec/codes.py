@@ -249,8 +249,9 @@ CODES: Mapping[str, Code] = {
     ),
     "QVL228": Code(
         title="a compute capability that no GPU has",
-        text="It is written as NVIDIA does: a T4 has 7.5, an A100 8.0, a GPU of the G4 machines 12.0.",
-        wrong="hardware: {min_compute_capability: 8.05}",
+        text="It is written as NVIDIA does: a T4 has 7.5, an A100 8.0, a GPU of the G4 machines 12.0. "
+        "The 80 of `sm_80` is 8.0.",
+        wrong="hardware: {min_compute_capability: 80}",
         right="hardware: {min_compute_capability: 8.0}",
     ),
     "QVL230": Code(

@@ -41,8 +41,12 @@ def _each(job: Job) -> Iterator[Diagnostic]:
 
 
 def _plugins_own(job: Job, stage: StageSpec) -> Iterator[Diagnostic]:
-    for path, message in plugins.stage(stage.uses).check(provisional_settings(stage)):
-        yield _finding(job, "QVL210", message, _stage_span(job, stage, *path.split(".")))
+    for paths, message in plugins.stage(stage.uses).check(provisional_settings(stage)):
+        keys = [tuple(path.split(".")) for path in paths.split(" ")]
+        written = (
+            k for k in keys if job.document.has(("stages", stage.name, *k)) or job.document.has(k)
+        )
+        yield _finding(job, "QVL210", message, _stage_span(job, stage, *next(written, keys[0])))
 
 
 def _data_files(job: Job, stage: StageSpec) -> Iterator[Diagnostic]:

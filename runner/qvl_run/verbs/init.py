@@ -77,11 +77,12 @@ def job(name: str, *, model: str, tier: str, stages: list[str], data: str) -> st
             "  drive: /content/drive/MyDrive/qwen3_vl_training   # outlives the machine; any folder will do"
         )
         lines.append("  scratch: /content/qvl_run          # on the machine's own disk")
+    lines += _model(model, fitted=machine.gpu is not None)
     lines += [
-        f"model: {{name: {model}, lora: {{r: 16}}}}",
         "training:                            # for every stage; a stage may change any of it",
         "  learning_rate: 1e-4",
         "  global_batch_size: 8               # rows of one step; how many at once is chosen to fit the GPU",
+        "  max_seq_length: 2048               # tokens of the longest row; memory is counted with it",
         "  save_steps: 20                     # what a disconnect can cost",
         "stages:                              # each starts from the one before it",
     ]
@@ -90,6 +91,19 @@ def job(name: str, *, model: str, tier: str, stages: list[str], data: str) -> st
         text += _stage(uses, data if position == 0 else str(Path(data).with_name(f"{uses}.jsonl")))
     precision = decide.precision(machine.gpu)
     return text + f"# precision will be {precision.value}: {precision.rule}\n"
+
+
+def _model(name: str, *, fitted: bool) -> list[str]:
+    """What is left to `auto` is fitted to a GPU alone."""
+    if not fitted:
+        return [f"model: {{name: {name}, lora: {{r: 16}}}}"]
+    return [
+        "model:",
+        f"  name: {name}",
+        "  quantization: auto                 # none where the weights fit the GPU as they are, else nf4",
+        "  image_tokens: auto                 # the largest pictures that fit",
+        "  lora: {r: 16}",
+    ]
 
 
 def _stage(uses: str, data: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,12 @@ from qvl_run import exit_codes, hardware, plugins
 from qvl_run.hardware import Machine
 from qvl_run.plan import origin, smaller, vram
 from qvl_run.plan import plan as plans
+from qvl_run.plan.decide import Decision
 from qvl_run.plan.make import make_plan, places
 from qvl_run.plan.plan import Plan, StagePlan
 from qvl_run.run.preflight import findings, machine_here
 from qvl_run.run.show import details, headline
+from qvl_run.spec.batch import MICRO, STEPS
 from qvl_run.spec.data_check import check_data
 from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
 from qvl_run.spec.job import Job
@@ -43,7 +45,7 @@ def main(job: str, *, assume: str | None, as_json: bool, show_origin: bool, **op
     if as_json:
         click.echo(loaded.shown(json.dumps(plans.to_json(plan), indent=2)))
     else:
-        click.echo(loaded.shown(text(plan)))
+        click.echo(loaded.shown(text(plan, judged=here is not None)))
     if any(f.severity == "error" for f in plan.findings):
         return exit_codes.MACHINE
     return exit_codes.BROKEN if any(s.state == "broken" for s in plan.stages) else exit_codes.DONE
@@ -67,24 +69,46 @@ def machine_for(job: Job, assume: str | None, here: Machine | None) -> Machine:
     return hardware.profile(assume)
 
 
-def text(plan: Plan) -> str:
-    """`plan` for people."""
+def text(plan: Plan, *, judged: bool) -> str:
+    """`plan` for people. `judged`: whether this machine's disks were held against what the job needs."""
     gpu, machine = plan.machine.gpu, plan.machine
     what = "no GPU" if gpu is None else f"{gpu.name}, {show_size(gpu.vram)}"
     gone = f"; {hardware.GONE[tier]}" if (tier := machine.assumed or "") in hardware.GONE else ""
     assumed = f" (assumed: {machine.assumed}{gone})" if machine.assumed else ""
     ram = f"{machine.cores} cores, {show_size(machine.ram)} RAM"
     lines = [f"{plan.job.name}: {what}, {ram}{assumed}"]
-    lines += [f"  {d.name}: {d.value} ({d.rule})" for d in plan.decisions]
+    lines += _decisions(plan.decisions, split=all(map(_chosen_split, plan.stages)))
     lines.append(f"  storage: {plan.storage}{_space(plan)}")
+    lines += _not_judged(plan.job, judged=judged)
     lines += _total(plan)
-    lines.append("  recovery:")
-    lines += [f"    {line}" for line in plan.job.recovery.lines()]
     for stage in plan.stages:
         lines += ["", *_stage_lines(stage, plan)]
+    lines += ["", "recovery:", *(f"  {line}" for line in plan.job.recovery.lines())]
     if plan.findings:
         lines += ["", render(plan.findings)]
     return "\n".join(lines)
+
+
+def _decisions(decisions: Iterable[Decision], *, split: bool) -> Iterator[str]:
+    """A line each. With `split` the micro-batch was chosen: the accumulation follows, and stands beside the global
+    batch."""
+    for decision in decisions:
+        if not (split and decision.name == STEPS):
+            yield f"  {decision.name}: {decision.value} ({decision.rule})"
+
+
+def _chosen_split(stage: StagePlan) -> bool:
+    return any(decision.name == MICRO for decision in stage.decisions)
+
+
+def _not_judged(job: Job, *, judged: bool) -> Iterator[str]:
+    wanted = {
+        "min_disk": job.hardware.min_disk,
+        "min_drive_space": job.hardware.min_drive_space,
+    }
+    names = " and ".join(name for name, least in wanted.items() if least is not None)
+    if names and not judged:
+        yield f"  not judged: {names} (what is free on a machine that is not here is not known)"
 
 
 def _space(plan: Plan) -> str:
@@ -130,7 +154,7 @@ def _needs(stage: StagePlan, room: int | None) -> Iterator[str]:
         ("a checkpoint", stage.needs.checkpoint),
         ("its output", stage.needs.output),
     )
-    if known := [f"{name} {show_size(size)}" for name, size in sizes if size is not None]:
+    if known := [f"{name} {show_size(size)}" for name, size in sizes if size]:
         yield f"  {', '.join(known)}"
 
 
@@ -138,13 +162,14 @@ def _stage_lines(stage: StagePlan, plan: Plan) -> Iterator[str]:
     yield f"{stage.spec.name} ({stage.spec.uses}): {headline(stage)}"
     for reason in details(stage):
         yield f"  {reason}"
+    if stage.state == "done":
+        return
     yield from _needs(stage, plan.room)
     yield from _time(stage)
     if plugins.stage(stage.spec.uses).data_kind is None and not stage.total:
         return  # no rows and no steps: it does not train
-    for decision in stage.decisions:
-        if decision not in plan.decisions:
-            yield f"  {decision.name}: {decision.value} ({decision.rule})"
+    own = (decision for decision in stage.decisions if decision not in plan.decisions)
+    yield from _decisions(own, split=_chosen_split(stage))
     training = stage.settings.training
     micro, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     yield (

@@ -26,8 +26,15 @@ stages:
     ],
 )
 def test_a_token_is_missed_once_where_the_model_may_be_gated(
-    job_file: Callable[..., Path], tmp_path: Path, model: str, told: bool
+    job_file: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    told: bool,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "local" / "folder").mkdir(parents=True)
+    (tmp_path / "local" / "folder" / "config.json").touch()
     job = load_job(job_file(JOB % model))
     found = list(token_missing(job, {"HF_HOME": str(tmp_path)}))
     assert [d.code for d in found] == ["QVL425"] * told

@@ -82,6 +82,21 @@ def test_what_the_machine_cannot_do_is_told_once_with_its_place(
     assert found[0].span.line > 3
 
 
+@pytest.mark.parametrize("at", ["job", "stage"])
+def test_an_optimizer_that_needs_a_gpu_is_told_at_its_own_line(
+    job_file: Callable[..., Path], at: str
+) -> None:
+    optim = "training: {optim: adamw_8bit}"
+    text = JOB % ("", optim if at == "job" else "")
+    if at == "stage":
+        text = text.replace("spatial_scenes}}", f"spatial_scenes}},\n    {optim}}}")
+    job = load_job(job_file(text))
+    (found,) = decide.check(job, machine(None))
+    assert found.span is not None
+    line = job.path.read_text().splitlines()[found.span.line - 1]
+    assert line[found.span.column - 1 :].startswith("adamw_8bit")
+
+
 @pytest.mark.parametrize("tier", ["t4", "l4", "a100-40gb"])
 def test_a_job_that_asks_for_what_is_there_is_let_through(
     job_file: Callable[..., Path], tier: str

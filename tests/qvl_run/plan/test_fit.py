@@ -347,3 +347,26 @@ def test_what_is_chosen_fits_whenever_anything_does(
         )
         assert bench.fit([fitted.spec for fitted in fits.values()]) == possible
         assert fit(job, machine) == fits
+
+
+def test_what_does_not_train_has_no_batch_to_decide(
+    job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula())
+    job = load_job(
+        job_file("""
+        version: 1
+        name: demo
+        model: {name: qvl-tiny, quantization: auto}
+        training: {global_batch_size: 8, gradient_checkpointing: auto, optim: auto}
+        stages:
+          sft: {uses: sft, data: {format: spatial_scenes}}
+          merged: {uses: merge}
+          count: {uses: count, needs: null, with: {to: 3}}
+        """)
+    )
+    fits = fit(job, gpu_with(13.6))
+    told = {name: [d.name for d in fitted.decisions] for name, fitted in fits.items()}
+    assert told["merged"] == ["precision", "attention", "quantization"]
+    for name in ("sft", "count"):  # a stage that makes its own rows has steps, and so a batch
+        assert told[name][3:] == ["gradient_checkpointing", MICRO, STEPS, "optim"]

@@ -66,7 +66,7 @@ def test_beneath_a_drive_that_is_not_mounted_no_space_is_looked_for(
         ("min_disk: 900TB", "QVL412"),
         ("min_ram: 900TB", "QVL407"),
         ("min_drive_space: 900TB", "QVL413"),
-        ("min_compute_capability: 99.0", "QVL4"),
+        ("min_compute_capability: 19.0", "QVL4"),
     ],
 )
 def test_plan_says_what_run_refuses_for_before_anything_is_made(
@@ -119,3 +119,29 @@ def test_what_auto_takes_needs_its_library_too(
     assert [
         d.code for d in findings(job, PROFILES["cpu"], places(job)) if d.severity == "error"
     ] == []
+
+
+THREE = """
+version: 1
+name: demo
+model: {name: qvl-tiny, precision: fp16, quantization: nf4}
+training: {optim: adamw_8bit}
+stages:
+  sft: {uses: sft, data: {format: spatial_scenes}}
+  dpo: {uses: dpo, data: {format: spatial_scenes}}
+  grpo: {uses: grpo, data: {format: spatial_scenes}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"), [("run", ()), ("doctor", ()), ("plan", ()), ("plan", ("--assume", "cpu"))]
+)
+def test_what_three_stages_share_is_told_once(
+    job_file: Callable[..., Path], qvl_run: Command, verb: str, options: tuple[str, ...]
+) -> None:
+    done = qvl_run(verb, job_file(THREE), *options)
+    assert done.returncode == 3
+    assert [(done.stdout + done.stderr).count(f"error[{c}]") for c in ("QVL403", "QVL404")] == [
+        1,
+        2,
+    ]

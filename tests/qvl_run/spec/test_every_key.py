@@ -101,6 +101,7 @@ OTHER: dict[str, Any] = {
     "hardware.min_disk": "900TB",
     "hardware.min_drive_space": "900TB",
     "hardware.max_session": "4h",
+    "model.name": "owner/other",
     "model.lora.target_modules": "all-linear",
     "model.image_tokens": [8, 64],
     "model.quantization": "nf4",

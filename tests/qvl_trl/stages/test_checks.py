@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from qvl_run import plugins
 from qvl_run.contract import Stage
 from qvl_run.settings import DataSettings, LoraSettings, ModelSettings, StageSettings
+from qvl_run.spec.diagnostic import JobError
+from qvl_run.spec.load import load_job
 from tests.qvl_trl.conftest import GRPO, FakeContext, Ran, replace, stage_settings
 
 STAGES = ("sft", "dpo", "grpo")
@@ -29,9 +32,45 @@ def test_plain_settings_are_fine(uses: str) -> None:
 
 @pytest.mark.parametrize("uses", STAGES)
 def test_the_head_takes_no_adapter(uses: str) -> None:
-    model = ModelSettings(name="m", lora=LoraSettings(target_modules=("lm_head",)))
+    model = ModelSettings(name="qvl-tiny", lora=LoraSettings(target_modules=("lm_head",)))
     (found,) = findings(stage_settings(uses, model=model))
     assert found.startswith("model.lora.target_modules: an adapter on lm_head")
+
+
+@pytest.mark.parametrize("uses", [*STAGES, "merge"])
+def test_a_folder_of_a_model_must_hold_one(
+    uses: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "model"
+    for name in ("./model", str(folder)):
+        (found,) = findings(stage_settings(uses, model=ModelSettings(name=name)))
+        assert found.startswith(f"model.name: there is no folder {name}")
+    folder.mkdir()
+    for name in ("model", "./model", str(folder)):
+        (found,) = findings(stage_settings(uses, model=ModelSettings(name=name)))
+        assert found.startswith(f"model.name: the folder {name} has no config.json")
+    (folder / "config.json").write_text("{}")
+    for name in ("model", "./model", str(folder), "owner/some.Model_2", "qvl-tiny"):
+        assert findings(stage_settings(uses, model=ModelSettings(name=name))) == []
+
+
+def test_a_model_may_lie_below_the_home_folder(
+    job_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = """
+    version: 1
+    name: demo
+    model: {name: ~/model}
+    stages: {sft: {uses: sft, data: {format: spatial_scenes}}}
+    """
+    with pytest.raises(JobError, match=f"there is no folder {tmp_path}/model"):
+        load_job(job_file(text))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (stage,) = load_job(job_file(text)).stages
+    assert stage.model["name"] == f"{tmp_path}/model"
 
 
 def test_label_smoothing_needs_a_loss_that_reads_it() -> None:
