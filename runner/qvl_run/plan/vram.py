@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from qvl_run.contract import Peak
 from qvl_run.hardware import GIB, Gpu
+from qvl_run.units import show_unlike
 
 OUTSIDE = round(0.74 * GIB)
 """What the CUDA context and the libraries' workspaces hold beside PyTorch's allocator. A Colab T4 has 14.74 GiB, of
@@ -26,8 +27,18 @@ def room(gpu: Gpu) -> int:
 
 
 def of(need: int, there: int) -> str:
-    """`9.8 of 13.6 GiB`, both in GiB: they are compared."""
+    """`9.8 of 13.6 GiB`, both in GiB: they are compared, and told apart where they differ."""
+    for digits in (1, 2, 3):
+        one, other = f"{need / GIB:.{digits}f}", f"{there / GIB:.{digits}f}"
+        if one != other:
+            return f"{one} of {other} GiB"
     return f"{need / GIB:.1f} of {there / GIB:.1f} GiB"
+
+
+def against(need: int, there: int) -> str:
+    """`15.1 GiB, 13.6 GiB are there`."""
+    one, other = show_unlike(need, there)
+    return f"{one}, {other} are there"
 
 
 def told(peak: Peak) -> str:
