@@ -48,7 +48,7 @@ def findings(job: Job, machine: Machine) -> Iterator[Diagnostic]:
         total, own = need(needs, bench.room), held(needs, bench.room)
         if total is None or needs.ram is None or total <= machine.ram:
             continue
-        there = vram.against(total, machine.ram).replace(",", " of RAM,", 1)
+        there = vram.against(total, machine.ram, " of RAM")
         hint, keys = ("", ()) if needs.movable else misfit.advice(spec, over, gpu=False)
         yield Diagnostic(
             code="QVL433",

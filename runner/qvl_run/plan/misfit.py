@@ -28,6 +28,7 @@ from qvl_run.spec.job import Job, StageSpec
 from qvl_run.units import show_size
 
 _MODEL = "model.name"
+_OF_GPU = " of GPU memory"
 
 
 def findings(job: Job, machine: Machine) -> Iterator[Diagnostic]:
@@ -75,7 +76,7 @@ def _judge(
     job: Job, spec: StageSpec, peak: Peak, room: int, what: str, over: Over, section: str
 ) -> Diagnostic:
     """The finding about `what`, which needs `peak` and is `over`."""
-    message = f"{what} needs {_of_gpu(peak.total, room)} ({vram.told(peak)})"
+    message = f"{what} needs {vram.against(peak.total, room, _OF_GPU)} ({vram.told(peak)})"
     way = descent(spec, job.recovery, over=over, section=section)
     if way is None:
         return _refused(job, spec, message, over)
@@ -92,7 +93,7 @@ def _weights(job: Job, spec: StageSpec, bench: Bench, room: int) -> Diagnostic:
     """The finding where no more is known than what no row changes, and that is too much."""
     least = bench.least(spec)
     assert least is not None
-    message = f"{spec.name} needs at least {_of_gpu(least, room)}"
+    message = f"{spec.name} needs at least {vram.against(least, room, _OF_GPU)}"
     message += ": so much take its weights and what is trained of them, however short its rows"
     return _refused(job, spec, message, bench.over, sure="may")
 
@@ -105,10 +106,6 @@ def _refused(
         hint or "nothing that was tried is enough: take a smaller model, or a GPU with more memory"
     )
     return Diagnostic(code="QVL430", message=message, span=span(job, spec, keys), hint=hint)
-
-
-def _of_gpu(need: int, room: int) -> str:
-    return vram.against(need, room).replace(",", " of GPU memory,", 1)
 
 
 def advice(

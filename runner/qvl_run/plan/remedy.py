@@ -197,11 +197,13 @@ def _length(spec: StageSpec) -> Iterator[Remedy]:
 
 
 def _global_batch(spec: StageSpec) -> Iterator[Remedy]:
-    """Of a stage that samples all rows of a step at once. They are whole groups."""
+    """Of a stage that samples all rows of a step at once. They are whole groups, which become smaller with less than
+    one of them."""
     micro, whole = _split(spec)
     group = spec.options.get("num_generations", 0)
-    for rows in _halves(whole, group or whole + 1):
-        if rows % group == 0:
+    for rows in _halves(whole, 2 if group else whole + 1):
+        if rows % group == 0 or group % rows == 0:
+            options = {"num_generations": rows} if rows < group else {}
             size = micro if rows % micro == 0 else 1
             made = {_MICRO: size, _STEPS: rows // size}
             follows = _STEPS in spec.auto
@@ -209,7 +211,8 @@ def _global_batch(spec: StageSpec) -> Iterator[Remedy]:
                 (WHOLE, f"{WHOLE}: {rows}") if follows else (STEPS, f"{STEPS}: {rows // size}")
             )
             text += "" if _MICRO in spec.auto else f" and {MICRO}: {size}"
-            yield Remedy(text=text, at=f"training.{key}", made=made)
+            text += f" and num_generations: {rows}" if options else ""
+            yield Remedy(text=text, at=f"training.{key}", made=made, options=options)
 
 
 def _groups(spec: StageSpec) -> Iterator[Remedy]:

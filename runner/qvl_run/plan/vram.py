@@ -35,10 +35,10 @@ def of(need: int, there: int) -> str:
     return f"{need / GIB:.1f} of {there / GIB:.1f} GiB"
 
 
-def against(need: int, there: int) -> str:
-    """`15.1 GiB, 13.6 GiB are there`."""
+def against(need: int, there: int, what: str = "") -> str:
+    """`15.1 GiB of RAM, 12.7 GiB are there`, where `what` is ` of RAM`."""
     one, other = show_unlike(need, there)
-    return f"{one}, {other} are there"
+    return f"{one}{what}, {other} are there"
 
 
 def told(peak: Peak) -> str:

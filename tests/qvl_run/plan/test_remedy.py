@@ -90,17 +90,20 @@ def test_a_full_fine_tune_is_offered_a_smaller_state_and_adapters(asked: Asked) 
     assert all_of(*asked(3.0, full, model=", lora: null")) == ["lora: {r: 16}", "quantization: nf4"]
 
 
-def test_sampling_needs_less_with_a_smaller_global_batch(
-    asked: Asked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sampling_needs_less_with_a_smaller_global_batch(asked: Asked) -> None:
     spec, _ = asked(9, Formula(), training=", global_batch_size: 16", uses="grpo")
 
-    def over(one: StageSpec) -> bool:
+    def whole(one: StageSpec) -> int:
         training = one.training
-        return training.per_device_train_batch_size * training.gradient_accumulation_steps > 4
+        return training.per_device_train_batch_size * training.gradient_accumulation_steps
+
+    def over(one: StageSpec) -> bool:
+        return whole(one) > 4
 
     assert [one.text for one in remedy.enough(spec, over, gpu=True)] == ["global_batch_size: 4"]
     assert [one.text for one in remedy.together(spec, over, gpu=True)] == ["global_batch_size: 4"]
+    few = [one.text for one in remedy.enough(spec, lambda one: whole(one) > 2, gpu=True)]
+    assert few == ["global_batch_size: 2 and num_generations: 2"]
     by_hand = ", per_device_train_batch_size: 2, gradient_accumulation_steps: 8"
     spec, _ = asked(99, Formula(), training=by_hand, uses="grpo")
     (one,) = remedy.enough(spec, over, gpu=True)
