@@ -40,16 +40,19 @@ class Remedy:
         """`spec` with it."""
         return filled(replace(spec, options={**spec.options, **self.options}), self.made)
 
-    def within(self, later: Remedy) -> bool:
-        """Whether nothing is left of it once `later` is made too."""
-        return not self.options and set(self.made) <= set(later.made)
+    def within(self, other: Remedy) -> bool:
+        """Whether nothing is left of it where `other` is made too: that says all of it anew, and perhaps more."""
+        mine, others = ({*one.made, *one.options} for one in (self, other))
+        return mine <= others
 
 
 def enough(spec: StageSpec, over: Over, *, gpu: bool) -> list[Remedy]:
     """The first few changes of which each alone is enough, those first that cost the result least."""
     found: list[Remedy] = []
     for kind in _kinds(gpu=gpu):
-        found += [one for one in kind(spec) if not over(one.on(spec))][:1]
+        one = next((one for one in kind(spec) if not over(one.on(spec))), None)
+        if one is not None and not any(known.within(one) for known in found):
+            found.append(one)
     return found[:SHOWN]
 
 
@@ -108,7 +111,16 @@ def _kinds(*, gpu: bool) -> Iterator[Callable[[StageSpec], Iterator[Remedy]]]:
     yield _adapters
     if gpu:
         yield _quantization
-    yield from (_ranks, _targets, _images, _length, _global_batch, _groups, _completions)
+    yield from (
+        _ranks,
+        _targets,
+        _images,
+        _length,
+        _global_batch,
+        _groups,
+        _small_groups,
+        _completions,
+    )
 
 
 def _halves(start: int, least: int) -> Iterator[int]:
@@ -197,22 +209,33 @@ def _length(spec: StageSpec) -> Iterator[Remedy]:
 
 
 def _global_batch(spec: StageSpec) -> Iterator[Remedy]:
-    """Of a stage that samples all rows of a step at once. They are whole groups, which become smaller with less than
-    one of them."""
-    micro, whole = _split(spec)
+    """Of a stage that samples all rows of a step at once. They are whole groups."""
     group = spec.options.get("num_generations", 0)
-    for rows in _halves(whole, 2 if group else whole + 1):
-        if rows % group == 0 or group % rows == 0:
-            options = {"num_generations": rows} if rows < group else {}
-            size = micro if rows % micro == 0 else 1
-            made = {_MICRO: size, _STEPS: rows // size}
-            follows = _STEPS in spec.auto
-            key, text = (
-                (WHOLE, f"{WHOLE}: {rows}") if follows else (STEPS, f"{STEPS}: {rows // size}")
-            )
-            text += "" if _MICRO in spec.auto else f" and {MICRO}: {size}"
-            text += f" and num_generations: {rows}" if options else ""
-            yield Remedy(text=text, at=f"training.{key}", made=made, options=options)
+    for rows in _halves(_split(spec)[1], max(group, 2)):
+        if group and rows % group == 0:
+            yield _rows(spec, rows)
+
+
+def _small_groups(spec: StageSpec) -> Iterator[Remedy]:
+    """A global batch of one group, that smaller than they are."""
+    group = spec.options.get("num_generations", 0)
+    for rows in _halves(min(_split(spec)[1], group), 2):
+        yield _rows(spec, rows, num_generations=rows)
+
+
+def _rows(spec: StageSpec, rows: int, **options: int) -> Remedy:
+    """A global batch of `rows`, said as the job says its own."""
+    micro = spec.training.per_device_train_batch_size
+    size = micro if rows % micro == 0 else 1
+    texts = [f"{WHOLE}: {rows}" if _STEPS in spec.auto else f"{STEPS}: {rows // size}"]
+    texts += [] if _MICRO in spec.auto else [f"{MICRO}: {size}"]
+    texts += [f"{name}: {value}" for name, value in options.items()]
+    return Remedy(
+        text=" and ".join(texts),
+        at=f"training.{texts[0].partition(':')[0]}",
+        made={_MICRO: size, _STEPS: rows // size},
+        options=options,
+    )
 
 
 def _groups(spec: StageSpec) -> Iterator[Remedy]:
