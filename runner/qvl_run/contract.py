@@ -91,7 +91,8 @@ class Estimate:
     batches recovery makes smaller without touching the training: neither is ever less than what is taken. `at_least`
     is what no row changes: weights and what is trained of them. `ram` is the process on the host, without what `vram`
     counts: where there is no GPU, that lies there too; `movable` says that it may in any case. `download` is the base
-    model, `checkpoint` and `output` one folder of either.
+    model, `generated` what is made in its place, once, below the cache; `checkpoint` and `output` one folder of
+    either.
     """
 
     optimizer_steps: int | None
@@ -103,6 +104,7 @@ class Estimate:
     ram: int | None = None
     movable: bool = False
     download: int | None = None
+    generated: int | None = None
     checkpoint: int | None = None
     output: int | None = None
 

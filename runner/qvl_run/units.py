@@ -36,12 +36,21 @@ def capability(value: str | float) -> tuple[int, int]:
     return int(found[1]), int(found[2] or 0)
 
 
-def show_size(count: float) -> str:
+def show_size(count: float, *, digits: int = 1) -> str:
     """`count` bytes in the largest unit that keeps it at 1 or more: `14.0 GiB`."""
     for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
         if count >= 1024**power:
-            return f"{count / 1024**power:.1f} {unit}"
+            return f"{count / 1024**power:.{digits}f} {unit}"
     return f"{count:.0f} B"
+
+
+def show_unlike(one: int, other: int) -> tuple[str, str]:
+    """Both as `show_size` does, with as many digits as tell them apart where they differ: `13.64 GiB`, `13.58 GiB`."""
+    for digits in (1, 2, 3):
+        both = show_size(one, digits=digits), show_size(other, digits=digits)
+        if both[0] != both[1]:
+            return both
+    return show_size(one), show_size(other)
 
 
 def show_share(part: int, whole: int) -> str:

@@ -66,3 +66,18 @@ def test_estimates_are_told_no_finer_than_they_are_meant(seconds: float, text: s
 )
 def test_the_seconds_of_a_step(seconds: float, text: str) -> None:
     assert units.show_step(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shown"),
+    [
+        (15.1, 13.6, ("15.1 GiB", "13.6 GiB")),
+        (13.64, 13.58, ("13.64 GiB", "13.58 GiB")),
+        (13.584, 13.581, ("13.584 GiB", "13.581 GiB")),
+        (2.0, 2.0, ("2.0 GiB", "2.0 GiB")),
+    ],
+)
+def test_sizes_that_are_compared_are_told_apart(
+    one: float, other: float, shown: tuple[str, str]
+) -> None:
+    assert units.show_unlike(round(one * 1024**3), round(other * 1024**3)) == shown

@@ -7,7 +7,7 @@ from qvl_run.settings import StageSettings
 from qvl_trl.memory import weights
 from qvl_trl.memory.predict import evaluation_peak, training_peak
 from qvl_trl.memory.shape import longest
-from qvl_trl.models.architecture import Architecture, architecture, on_hub
+from qvl_trl.models.architecture import RANDOM, Architecture, architecture, on_hub
 from qvl_trl.work import usual, work
 
 PROCESS = 4 * 1024**3
@@ -44,6 +44,7 @@ def estimate(settings: StageSettings, *, optimizer_steps: int | None) -> Estimat
         unknown="" if shape is not None else UNBOUNDED,
         ram=PROCESS,
         download=download(settings.model.name, sizes),
+        generated=generated(settings.model.name, sizes),
         checkpoint=trained + state + FILES,
         output=trained + FILES,
     )
@@ -52,6 +53,11 @@ def estimate(settings: StageSettings, *, optimizer_steps: int | None) -> Estimat
 def download(name: str, sizes: Architecture) -> int:
     """Bytes that come from the hub before the model called `name` can be loaded."""
     return PUBLISHED * sizes.parameters if on_hub(name) else 0
+
+
+def generated(name: str, sizes: Architecture) -> int:
+    """Bytes of the random weights that the model called `name` stands for."""
+    return PUBLISHED * sizes.parameters if name.startswith(RANDOM) else 0
 
 
 def estimate_merge(settings: StageSettings) -> Estimate:
@@ -67,5 +73,6 @@ def estimate_merge(settings: StageSettings) -> Estimate:
         ram=PROCESS,
         movable=True,
         download=download(settings.model.name, sizes),
+        generated=generated(settings.model.name, sizes),
         output=whole + FILES,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from qvl_run import plugins
-from qvl_run.contract import Peak
+from qvl_run.contract import Estimate, Peak
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide, vram
 from qvl_run.recovery import ladder
@@ -25,22 +25,46 @@ class Bench:
         """Bytes that are there; None without a GPU."""
         return None if self.machine.gpu is None else vram.room(self.machine.gpu)
 
+    def estimate(self, spec: StageSpec) -> Estimate:
+        """What `spec` needs of the machine."""
+        settings = decide.resolve(spec, self.machine, wandb=False)
+        return plugins.stage(spec.uses).estimate(settings)
+
     def peak(self, spec: StageSpec) -> Peak | None:
-        """What `spec` needs; None without a GPU, or where it cannot be told before something is downloaded."""
+        """What training of `spec` needs; None without a GPU, where the stage can do without it, or where it cannot be
+        told before something is downloaded or read."""
         if self.machine.gpu is None:
             return None
-        settings = decide.resolve(spec, self.machine, wandb=False)
-        return plugins.stage(spec.uses).estimate(settings).vram
+        needs = self.estimate(spec)
+        return None if needs.movable else needs.vram
+
+    def measuring(self, spec: StageSpec) -> Peak | None:
+        """What is measured beside it needs; None as in `peak`, or where nothing is measured."""
+        return None if self.machine.gpu is None else self.estimate(spec).evaluation
 
     def need(self, spec: StageSpec) -> int | None:
         """Bytes of `peak`."""
         peak = self.peak(spec)
         return None if peak is None else peak.total
 
+    def least(self, spec: StageSpec) -> int | None:
+        """Bytes that `spec` needs at least: of `peak`, or what no row changes where that is not known."""
+        if self.machine.gpu is None:
+            return None
+        needs = self.estimate(spec)
+        if needs.movable:
+            return None
+        return needs.at_least if needs.vram is None else needs.vram.total
+
     def over(self, spec: StageSpec) -> bool:
-        """Whether it is known that `spec` does not fit."""
-        need, room = self.need(spec), self.room
-        return need is not None and room is not None and need > room
+        """Whether it is known that the training of `spec` does not fit."""
+        least, room = self.least(spec), self.room
+        return least is not None and room is not None and least > room
+
+    def over_measuring(self, spec: StageSpec) -> bool:
+        """Whether it is known that what `spec` measures does not fit."""
+        peak, room = self.measuring(spec), self.room
+        return peak is not None and room is not None and peak.total > room
 
     def fit(self, specs: Iterable[StageSpec]) -> bool:
         """Whether none of `specs` is known not to fit."""

@@ -15,7 +15,6 @@ from qvl_run.plan import vram
 from qvl_run.plan.bench import Bench, filled
 from qvl_run.plan.decide import Decision
 from qvl_run.spec.job import StageSpec
-from qvl_run.units import show_size
 
 QUANTIZATION = "model.quantization"
 IMAGES = "model.image_tokens"
@@ -24,9 +23,7 @@ BUDGETS = (1024, 768, 512, 384, 256)
 LEAST = 64
 """Least tokens of an image: one of 256 x 256 pixels."""
 NO_GPU = "no GPU whose memory it would be fitted to"
-UNKNOWN = (
-    "the default: what it needs of GPU memory cannot be told before something is downloaded or read"
-)
+UNKNOWN = "the default: what it needs of GPU memory cannot be told"
 
 
 def chains(stages: Iterable[StageSpec]) -> list[list[StageSpec]]:
@@ -61,12 +58,12 @@ def quantization(line: Sequence[StageSpec], bench: Bench) -> Decision | None:
         for value in ("none", "nf4")
     )
     if not whole:
-        return _quantized("none", UNKNOWN)
+        return _by_weights(mine, bench)
     most = max(whole, key=lambda name: whole[name])
     if whole[most] <= bench.room:
         share = vram.of(whole[most], bench.room)
         return _quantized("none", f"{most}, which needs most, can do with {share} unquantized")
-    there = f"unquantized, {most} needs {show_size(whole[most])}, {show_size(bench.room)} are there"
+    there = f"unquantized, {most} needs {vram.against(whole[most], bench.room)}"
     if packed and max(packed.values()) < whole[most]:
         return _quantized("nf4", there)
     return _quantized("none", f"{there}, but nf4 would need no less")
@@ -87,15 +84,21 @@ def images(line: Sequence[StageSpec], bench: Bench) -> tuple[Any, Decision] | No
         tried = [filled(spec, {IMAGES: bounds(most)}) for spec in mine]
         need = max((n for spec in tried if (n := bench.need(spec)) is not None), default=None)
         if need is None:
-            return _budget(None, UNKNOWN)
+            return _budget(None, unknown(mine[0], bench))
         if need <= bench.room or most == open_to[-1]:
             share = vram.of(need, bench.room)
             if most == open_to[0]:
                 larger = "half of max_seq_length" if most < BUDGETS[0] else "the most that is tried"
                 larger += f": {share} at micro-batch 1" if need <= bench.room else ""
             return _budget(bounds(most), larger)
-        larger = f"{most} tokens need {show_size(need)}, {show_size(bench.room)} are there"
+        larger = f"{most} tokens need {vram.against(need, bench.room)}"
     raise AssertionError("there is a smallest budget")
+
+
+def unknown(spec: StageSpec, bench: Bench) -> str:
+    """The rule of what was not chosen since nothing is predicted of `spec`, with the stage's own reason."""
+    why = bench.estimate(spec).unknown
+    return f"{UNKNOWN}: {why}" if why else UNKNOWN
 
 
 def candidates(specs: Iterable[StageSpec]) -> tuple[int, ...]:
@@ -114,6 +117,19 @@ def _smallest(line: Sequence[StageSpec]) -> Callable[[StageSpec], StageSpec]:
     """Gives a stage of `line` the smallest image budget, where it is open."""
     least = bounds(candidates(spec for spec in line if IMAGES in spec.auto)[-1])
     return lambda spec: filled(spec, {IMAGES: least}) if IMAGES in spec.auto else spec
+
+
+def _by_weights(specs: Sequence[StageSpec], bench: Bench) -> Decision:
+    """Where nothing more is known than what no row changes: unquantized, unless that alone is too much."""
+    assert bench.room is not None
+    for spec in specs:
+        whole, packed = (
+            bench.least(filled(spec, {QUANTIZATION: value})) for value in ("none", "nf4")
+        )
+        if whole is not None and packed is not None and packed < whole > bench.room:
+            rule = f"unquantized, {spec.name} needs {vram.against(whole, bench.room)}, whatever its rows"
+            return _quantized("nf4", rule)
+    return _quantized("none", unknown(specs[0], bench))
 
 
 def _quantized(value: str, rule: str) -> Decision:

@@ -1,25 +1,26 @@
 """A number for every `auto`: what fits the machine, chosen by its whole memory, each choice with the rule that took it.
 
 Preferred is what gives the better result, then what is faster: unquantized weights, large images, no gradient
-checkpointing, a large micro-batch. What a job says by hand stays, and the rest is fitted around it. Pure, and the same
-for the same job on the same machine: recovery's ladder begins where this ends. Where a stage cannot tell what it
-needs, or there is no GPU, `auto` is the default. Nothing here refuses anything: see `plan.misfit`.
+checkpointing where that does not cost more than half of the micro-batch, a large micro-batch. What a job says by hand
+stays, and the rest is fitted around it. Pure, and the same for the same job on the same machine: recovery's ladder
+begins where this ends. Where a stage cannot tell what it needs, or there is no GPU, `auto` is the default. Nothing here
+refuses anything: see `plan.misfit`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qvl_run.hardware import Machine
 from qvl_run.plan import chain, decide, vram
 from qvl_run.plan.bench import Bench, filled
-from qvl_run.plan.chain import NO_GPU, UNKNOWN
+from qvl_run.plan.chain import NO_GPU
 from qvl_run.plan.decide import Decision
 from qvl_run.spec.batch import MICRO, STEPS
 from qvl_run.spec.job import Job, StageSpec
-from qvl_run.units import show_size
+from qvl_run.units import show_unlike
 
 CHECKPOINTING = "training.gradient_checkpointing"
 OPTIM = "training.optim"
@@ -57,6 +58,12 @@ def fit(job: Job, machine: Machine) -> Fits:
     return {spec.name: found[spec.name] for spec in job.stages}
 
 
+def fitted(job: Job, machine: Machine, *, only: str | None = None) -> Job:
+    """`job` with its stages fitted to `machine`; with that called `only` alone, where it is given."""
+    specs = (one.spec for one in fit(job, machine).values())
+    return replace(job, stages=tuple(spec for spec in specs if only in (None, spec.name)))
+
+
 def _with(
     spec: StageSpec, key: str, value: Any, decision: Decision, told: Mapping[str, list[Decision]]
 ) -> StageSpec:
@@ -79,16 +86,35 @@ def _fitted(spec: StageSpec, bench: Bench, shared: list[Decision]) -> Fitted:
 
 
 def _checkpointing(spec: StageSpec, bench: Bench) -> tuple[StageSpec, Decision]:
+    """Off where a micro-batch of at least half of that which fits with it fits without: rows that are computed again
+    take about a third more time, and rows one by one take more."""
     without = filled(spec, {CHECKPOINTING: False})
     need, micro = bench.need(without), spec.training.per_device_train_batch_size
     if need is None or bench.room is None:
-        why = NO_GPU if bench.room is None else UNKNOWN
-        return spec, Decision(name="gradient_checkpointing", value="on", rule=why)
-    if need <= bench.room:
-        rule = f"{vram.of(need, bench.room)} without it at micro-batch {micro}"
-        return without, Decision(name="gradient_checkpointing", value="off", rule=rule)
-    rule = f"without it, micro-batch {micro} needs {show_size(need)}, {show_size(bench.room)} are there"
-    return spec, Decision(name="gradient_checkpointing", value="on", rule=rule)
+        return spec, _recomputed("on", _unknown(spec, bench))
+    if need > bench.room:
+        rule = f"without it, micro-batch {micro} needs {vram.against(need, bench.room)}"
+        return spec, _recomputed("on", rule)
+    rule = f"{vram.of(need, bench.room)} without it at micro-batch {micro}"
+    if {_MICRO, _STEPS} <= spec.auto:
+        whole = micro * spec.training.gradient_accumulation_steps
+        most, saving = (_largest(one, whole, bench)[0] for one in (without, spec))
+        if 2 * most < saving:
+            rule = f"micro-batch {saving} fits with it, {most} without"
+            return spec, _recomputed("on", rule)
+        most_need = bench.need(filled(without, {_MICRO: most, _STEPS: whole // most}))
+        assert most_need is not None
+        rule = f"{vram.of(most_need, bench.room)} without it at micro-batch {most}"
+        rule += f"; {saving} would fit with it" if saving > most else ""
+    return without, _recomputed("off", rule)
+
+
+def _recomputed(value: str, rule: str) -> Decision:
+    return Decision(name="gradient_checkpointing", value=value, rule=rule)
+
+
+def _unknown(spec: StageSpec, bench: Bench) -> str:
+    return NO_GPU if bench.room is None else chain.unknown(spec, bench)
 
 
 def _split(spec: StageSpec, bench: Bench) -> tuple[StageSpec, list[Decision]]:
@@ -117,15 +143,16 @@ def _split(spec: StageSpec, bench: Bench) -> tuple[StageSpec, list[Decision]]:
 def _largest(spec: StageSpec, whole: int, bench: Bench) -> tuple[int, str]:
     """The largest divisor of `whole` that fits as the micro-batch, and why it is that one."""
     if bench.room is None or bench.need(spec) is None:
-        return 1, NO_GPU if bench.room is None else UNKNOWN
-    larger = "the whole global batch"
+        return 1, _unknown(spec, bench)
+    larger, least = "the whole global batch", ""
     for micro in divisors(whole):
         need = bench.need(filled(spec, {_MICRO: micro, _STEPS: whole // micro}))
         assert need is not None
         if need <= bench.room:
             return micro, f"{vram.of(need, bench.room)}; {larger}"
-        larger = f"{micro} would need {show_size(need)}"
-    return 1, f"the least there is: {larger}, {show_size(bench.room)} are there"
+        larger = f"{micro} would need {show_unlike(need, bench.room)[0]}"
+        least = vram.against(need, bench.room)
+    return 1, f"the least there is: 1 would need {least}"
 
 
 def divisors(whole: int) -> Iterator[int]:

@@ -21,7 +21,7 @@ from qvl_run.checkpoints.pick import Entry
 from qvl_run.checkpoints.store import Held, Store, Wait
 from qvl_run.disk import make_all, there
 from qvl_run.hardware import Machine
-from qvl_run.plan import decide, identity, misfit, origin
+from qvl_run.plan import decide, identity, limits, origin
 from qvl_run.plan import pace as paces
 from qvl_run.plan.fit import Fits, fit
 from qvl_run.plan.plan import Plan, StagePlan
@@ -74,6 +74,16 @@ class Places:
     def downloads(self) -> Path | None:
         """The folder that keeps downloads for other machines; None where they go anywhere on this one."""
         return self.storage if self.drive else None
+
+    def begun(self) -> bool:
+        """Whether something of the run may lie in its places already; a bucket is not asked. True where that cannot be
+        told."""
+        if self.storage is None or self.scratch.joinpath("attempts").is_dir():
+            return True
+        try:
+            return any(there(self.storage / name) for name in (self.run, "checkpoints"))
+        except OSError:
+            return True
 
     def prepare(self) -> None:
         """Make what must be there before anything is stored. Raises OSError."""
@@ -132,6 +142,7 @@ def make_plan(job: Job, machine: Machine, *, choices: Choices | None = None) -> 
         raise JobError(missing)
     choices, where = choices or Choices(), places(job)
     fits = fit(job, machine)
+    begun = where.begun()
     past = look(job, where)
     done: dict[str, StagePlan] = {}
     for spec in job.stages:
@@ -142,7 +153,7 @@ def make_plan(job: Job, machine: Machine, *, choices: Choices | None = None) -> 
             )
     seen = _timed(job, where, past)
     done = {name: replace(stage, pace=_pace(stage, machine, seen)) for name, stage in done.items()}
-    return Plan(
+    plan = Plan(
         job=job,
         machine=machine,
         storage=where.place,
@@ -152,8 +163,11 @@ def make_plan(job: Job, machine: Machine, *, choices: Choices | None = None) -> 
             ((stage.settings, stage.needs) for stage in done.values()),
             downloads=where.downloads is not None,
         ),
-        findings=(*decide.check(job, machine), *misfit.findings(job, machine, fits)),
     )
+    limited = limits.findings(
+        plan.ahead, machine, begun=begun, downloads_last=where.downloads is not None
+    )
+    return replace(plan, findings=tuple(limited))
 
 
 def _timed(job: Job, where: Places, past: Past) -> list[paces.Timed]:

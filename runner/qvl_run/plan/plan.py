@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from qvl_run.checkpoints.manifest import Manifest
 from qvl_run.checkpoints.pick import Rejected
 from qvl_run.checkpoints.store import Held
-from qvl_run.contract import Estimate
+from qvl_run.contract import Estimate, Peak
 from qvl_run.hardware import Machine
 from qvl_run.plan import vram
 from qvl_run.plan.decide import Decision
@@ -93,6 +93,12 @@ class Plan:
         """Those that are the same for all stages."""
         first = self.stages[0].decisions if self.stages else ()
         return tuple(d for d in first if all(d in stage.decisions for stage in self.stages))
+
+    @property
+    def ahead(self) -> Job:
+        """The job with those stages alone that are not done, as they will run."""
+        left = tuple(stage.spec for stage in self.stages if stage.state != "done")
+        return replace(self.job, stages=left)
 
     @property
     def room(self) -> int | None:
@@ -182,13 +188,17 @@ def _time(stage: StagePlan) -> dict[str, Any] | None:
 
 
 def _needs(needs: Estimate) -> dict[str, Any]:
-    peak = needs.vram
     return {
-        "vram": None
-        if peak is None
-        else {"phase": peak.phase, "total": peak.total, "parts": dict(peak.parts)},
+        "vram": _peak(needs.vram),
+        "evaluation": _peak(needs.evaluation),
         "ram": needs.ram,
         "download": needs.download,
         "checkpoint": needs.checkpoint,
         "output": needs.output,
     }
+
+
+def _peak(peak: Peak | None) -> dict[str, Any] | None:
+    if peak is None:
+        return None
+    return {"phase": peak.phase, "total": peak.total, "parts": dict(peak.parts)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from qvl_run.contract import Peak
 from qvl_run.hardware import GIB, Gpu
+from qvl_run.units import show_unlike
 
 OUTSIDE = round(0.74 * GIB)
 """What the CUDA context and the libraries' workspaces hold beside PyTorch's allocator. A Colab T4 has 14.74 GiB, of
@@ -28,8 +29,18 @@ def room(gpu: Gpu) -> int:
 
 
 def of(need: int, there: int) -> str:
-    """`9.8 of 13.6 GiB`, both in GiB: they are compared."""
+    """`9.8 of 13.6 GiB`, both in GiB: they are compared, and told apart where they differ."""
+    for digits in (1, 2, 3):
+        one, other = f"{need / GIB:.{digits}f}", f"{there / GIB:.{digits}f}"
+        if one != other:
+            return f"{one} of {other} GiB"
     return f"{need / GIB:.1f} of {there / GIB:.1f} GiB"
+
+
+def against(need: int, there: int, what: str = "") -> str:
+    """`15.1 GiB of RAM, 12.7 GiB are there`, where `what` is ` of RAM`."""
+    one, other = show_unlike(need, there)
+    return f"{one}{what}, {other} are there"
 
 
 def told(peak: Peak) -> str:

@@ -1,6 +1,6 @@
 """What keeps a run from starting on this machine, told before anything is touched or downloaded.
 
-`run`, `plan` and `doctor` ask `findings` and nothing else, so that they say the same.
+`run` and `doctor` ask `judged`, and `plan`, which has looked already, `findings`, so that they say the same.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from qvl_run import hardware
 from qvl_run.hardware import Machine
-from qvl_run.plan import decide, misfit, smaller
-from qvl_run.plan.fit import Fits, fit
-from qvl_run.plan.make import Places, store_missing
+from qvl_run.plan import limits, smaller
+from qvl_run.plan.fit import fitted
+from qvl_run.plan.make import Choices, Places, make_plan, store_missing
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.job import Job
 
@@ -28,25 +28,36 @@ def machine_here(job: Job, where: Places) -> Machine:
     return hardware.probe(scratch=where.scratch, storage=None if gone else where.storage)
 
 
+def judged(
+    job: Job, machine: Machine, where: Places, *, choices: Choices
+) -> tuple[Diagnostic, ...]:
+    """`findings` for the stages that would run. Those that are done ask nothing of the machine: before any is refused,
+    storage is looked into. Raises OSError where it cannot be read then: that decides nothing."""
+    found = findings(fitted(job, machine, only=choices.only), machine, where)
+    refused = any(finding.severity == "error" for finding in found)
+    readable = not any((*store_missing(job), *drive_missing(job, where)))
+    if not (refused and readable and where.begun()):
+        return found
+    return findings(make_plan(job, machine, choices=choices).ahead, machine, where)
+
+
 def findings(job: Job, machine: Machine, where: Places) -> tuple[Diagnostic, ...]:
-    """All that `machine`, this one, cannot do for `job`: errors stop the run with exit code 3, warnings do not. Where
-    another shipped job would run here, the hint names it."""
-    fits = fit(job, machine)
+    """All that `machine`, this one, cannot do for `job`, whose stages are those that will run, fitted to it: errors
+    stop the run with exit code 3, warnings do not. Where another shipped job would run here, the hint names it."""
+    last = where.downloads is not None
     found = (
-        *decide.check(job, machine),
-        *misfit.findings(job, machine, fits),
-        *missing(job, machine, where, fits=fits),
+        *limits.findings(job, machine, begun=where.begun(), downloads_last=last),
+        *missing(job, machine, where),
     )
     return smaller.advised(found, job, machine)
 
 
-def missing(job: Job, machine: Machine, where: Places, *, fits: Fits) -> Iterator[Diagnostic]:
+def missing(job: Job, machine: Machine, where: Places) -> Iterator[Diagnostic]:
     """What must be there besides the machine: the training libraries, the drive, what reads a bucket. Nothing is
     created."""
     yield from libraries_missing()
-    stages = [fitted.spec for fitted in fits.values()]
-    quantized = any(s.model.get("quantization", "none") != "none" for s in stages)
-    eight_bit = any(s.training.optim == "adamw_8bit" for s in stages)
+    quantized = any(s.model.get("quantization", "none") != "none" for s in job.stages)
+    eight_bit = any(s.training.optim == "adamw_8bit" for s in job.stages)
     if (quantized or eight_bit) and machine.gpu and find_spec("bitsandbytes") is None:
         yield Diagnostic(
             code="QVL410",

@@ -386,20 +386,37 @@ CODES: Mapping[str, Code] = {
     "QVL430": Code(
         title="a stage that does not fit the GPU",
         text="What the stage needs of GPU memory at its peak, computed from the settings for the longest rows that "
-        "they admit, is more than the GPU has for it, and nothing that recovery may lower after an out-of-memory is "
-        "enough. The hint names single changes that are, each computed. `max_seq_length` bounds the rows that are "
-        "counted with: where your rows are shorter, say so there.",
+        "they admit, is more than the GPU has for it, and nothing that recovery may lower after an out-of-memory "
+        "is enough. What is measured beside the training is judged by itself. The hint names single changes that "
+        "are enough, or several together, each computed. `max_seq_length` bounds the rows that are counted with: "
+        "where your rows are shorter, say so there.",
     ),
     "QVL431": Code(
         title="settings that may be too large for the GPU",
         text="For the longest rows that the settings admit, they are predicted to need more than the GPU has. Shorter "
-        "rows may fit, so the run starts; after an out-of-memory, recovery lowers what the message names. "
-        "`auto` begins with what fits.",
+        "rows may fit, so the run starts; after an out-of-memory, recovery lowers what the hint names, step by "
+        "step, and each step costs an attempt. Where what is measured beside the training is too large, its batch"
+        " is lowered alone. The hint ends with what to write to begin with what fits; `auto` begins with that.",
     ),
     "QVL432": Code(
         title="GPU memory that something else holds",
         text="The GPU is large enough, but less of it is free now than the stage is predicted to need. Settings are "
         "never fitted to what is free at the moment, or they would differ from one start to the next.",
+    ),
+    "QVL433": Code(
+        title="too little RAM for a stage",
+        text="Without a GPU all that a stage holds lies in RAM; the merge stage, which works in either, uses RAM where"
+        " the GPU has no room for the model. What it is predicted to need there, the process itself included, is "
+        "more than the machine has, used or not: the system would end it. It is an error where the model and what"
+        " belongs to it are the larger part of that, and a warning where that is the process, which is counted "
+        "with a round figure.",
+    ),
+    "QVL434": Code(
+        title="too little space for what the run writes",
+        text="What the run is predicted to write, where results go or on this machine's own disk, is more than is free"
+        " there, as its file system reports it. A warning, and told before anything of the run is stored only: "
+        "later it is not known how much is still to come. A model that is in a cache already is counted "
+        "nevertheless.",
     ),
 }
 

@@ -17,7 +17,7 @@ from qvl_run.doctor.versions import version_findings
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide
 from qvl_run.plan.make import places
-from qvl_run.run.preflight import findings, libraries_missing, machine_here
+from qvl_run.run.preflight import judged, libraries_missing, machine_here
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.job import Job
 from qvl_run.spec.render import render, to_json
@@ -31,10 +31,10 @@ def main(job: str | None, *, as_json: bool, **options: Any) -> int:
         loaded, machine = None, hardware.probe(scratch=Path.cwd(), storage=mounts.google_drive())
         found = tuple(libraries_missing())
     else:
-        loaded, _ = chosen(job, Options(**options))
+        loaded, choices = chosen(job, Options(**options))
         where = places(loaded)
         machine = machine_here(loaded, where)
-        found = findings(loaded, machine, where)
+        found = judged(loaded, machine, where, choices=choices)
     found = (*found, *_traps(machine, loaded))
     able = not any(finding.severity == "error" for finding in found)
     shown = loaded.shown if loaded else str

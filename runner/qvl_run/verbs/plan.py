@@ -11,9 +11,10 @@ import click
 
 from qvl_run import exit_codes, hardware, plugins
 from qvl_run.hardware import Machine
-from qvl_run.plan import origin, smaller, vram
+from qvl_run.plan import host, origin, smaller, vram
 from qvl_run.plan import plan as plans
 from qvl_run.plan.decide import Decision
+from qvl_run.plan.fit import fitted
 from qvl_run.plan.make import make_plan, places
 from qvl_run.plan.plan import Plan, StagePlan
 from qvl_run.run.preflight import findings, machine_here
@@ -38,9 +39,14 @@ def main(job: str, *, assume: str | None, as_json: bool, show_origin: bool, **op
     where = places(loaded)
     here = machine_here(loaded, where) if assume is None else None
     plan = make_plan(loaded, machine_for(loaded, assume, here), choices=choices)
-    found = smaller.advised(plan.findings, loaded, plan.machine)
+    found = smaller.advised(plan.findings, plan.ahead, plan.machine)
     if here is not None:
-        found = tuple(dict.fromkeys((*found, *findings(loaded, here, where))))
+        ahead = plan.ahead
+        if plan.machine is not here:
+            names = {spec.name for spec in ahead.stages}
+            here_too = fitted(loaded, here).stages
+            ahead = replace(loaded, stages=tuple(s for s in here_too if s.name in names))
+        found = tuple(dict.fromkeys((*found, *findings(ahead, here, where))))
     plan = replace(plan, findings=found)
     if as_json:
         click.echo(loaded.shown(json.dumps(plans.to_json(plan), indent=2)))
@@ -145,11 +151,19 @@ def _time(stage: StagePlan) -> Iterator[str]:
 
 def _needs(stage: StagePlan, room: int | None) -> Iterator[str]:
     """What the stage needs of the machine, as far as it can tell."""
-    peak = stage.needs.vram
-    if peak is not None and room is not None:
+    needs = stage.needs
+    peak, measuring = needs.vram, needs.evaluation
+    if room is not None and host.held(needs, room):
+        yield "  GPU memory: too little for it, so it runs in RAM"
+    elif peak is not None and room is not None:
         yield f"  GPU memory: {vram.of(peak.total, room)}, {vram.told(peak)}"
+        if measuring is not None and measuring.total > peak.total:
+            yield f"  its evaluation: {vram.of(measuring.total, room)}, {vram.told(measuring)}"
+    elif needs.unknown and room is not None:
+        least = f"; at least {vram.of(needs.at_least, room)}" if needs.at_least else ""
+        yield f"  GPU memory: not predicted, {needs.unknown}{least}"
     sizes = (
-        ("RAM", stage.needs.ram),
+        ("RAM", host.need(needs, room)),
         ("download", stage.needs.download),
         ("a checkpoint", stage.needs.checkpoint),
         ("its output", stage.needs.output),

@@ -20,7 +20,7 @@ from qvl_run.run import tables
 from qvl_run.run.lease import Interrupted, Owned
 from qvl_run.run.machinery import Machinery
 from qvl_run.run.outcome import Outcome
-from qvl_run.run.preflight import findings, machine_here
+from qvl_run.run.preflight import judged, machine_here
 from qvl_run.run.runner import Run
 from qvl_run.run.show import Show
 from qvl_run.spec.data_check import check_data
@@ -42,7 +42,7 @@ def main(
     check_data(loaded)
     where = places(loaded)
     machine = machine_here(loaded, where)
-    if found := findings(loaded, machine, where):
+    if found := judged(loaded, machine, where, choices=choices):
         print(loaded.shown(render(found)), file=sys.stderr)
         if any(finding.severity == "error" for finding in found):
             return exit_codes.MACHINE

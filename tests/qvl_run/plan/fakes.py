@@ -15,6 +15,7 @@ from qvl_trl.stages.dpo import DpoStage
 from qvl_trl.stages.grpo import GrpoStage
 from qvl_trl.stages.sft import SftStage
 
+UNBOUNDED = "its rows have no bound"
 IMAGES = 2048
 """Tokens of an image where nothing bounds them."""
 
@@ -22,7 +23,9 @@ IMAGES = 2048
 @dataclass(frozen=True, kw_only=True)
 class Formula:
     """GiB. A row of 1024 tokens needs `row` with gradient checkpointing and `row` * `without` without; each 1024 tokens
-    of an image `image` more. A full fine-tune needs `state` for its optimizer, in 8 bits a quarter. `more` by stage."""
+    of an image `image` more. A full fine-tune needs `state` for its optimizer, in 8 bits a quarter; adapters of rank 16
+    `adapters`. `more` by stage. An answer of the evaluation needs `answer`, a held-out row `held_out`, beside weights.
+    With `bounded` False nothing is known but what no row changes."""
 
     weights: float = 4.0
     packed: float = 1.5
@@ -30,6 +33,10 @@ class Formula:
     without: float = 3.0
     image: float = 0.0
     state: float = 8.0
+    adapters: float = 0.0
+    answer: float = 0.0
+    held_out: float = 0.0
+    bounded: bool = True
     more: Mapping[str, float] = field(default_factory=dict)
 
     def peak(self, settings: StageSettings) -> Peak:
@@ -39,17 +46,39 @@ class Formula:
         length = (training.max_seq_length or 1024) / 1024
         tokens = model.image_tokens[1] if model.image_tokens else IMAGES
         kept = 1.0 if training.gradient_checkpointing else self.without
-        state = 0.0 if model.lora else self.state / (4 if training.optim == "adamw_8bit" else 1)
+        state = self.state / (4 if training.optim == "adamw_8bit" else 1)
+        if model.lora:
+            state = self.adapters * model.lora.r / 16
         groups = settings.options.get("num_generations", 4) / 4
         parts = {
-            "weights": self.weights if model.quantization == "none" else self.packed,
+            "weights": self._weights(settings),
             "optimizer": state,
             "activations": rows * self.row * length * kept * groups,
             "images": rows * self.image * tokens / 1024,
             "more": self.more.get(settings.name, 0.0),
         }
-        sizes = {name: round(size * GIB) for name, size in parts.items()}
-        return Peak(phase="backward", parts={name: size for name, size in sizes.items() if size})
+        return _peak("backward", parts)
+
+    def evaluation(self, settings: StageSettings) -> Peak | None:
+        """What is measured beside the training."""
+        if settings.evaluation is None:
+            return None
+        answers = self.answer * settings.evaluation.batch_size
+        rows = self.held_out * settings.training.per_device_train_batch_size
+        parts = {"weights": self._weights(settings), "cache": max(answers, rows)}
+        return _peak("evaluation" if answers > rows else "held-out rows", parts)
+
+    def least(self, settings: StageSettings) -> int:
+        """What no row changes."""
+        return round(self._weights(settings) * GIB)
+
+    def _weights(self, settings: StageSettings) -> float:
+        return self.weights if settings.model.quantization == "none" else self.packed
+
+
+def _peak(phase: str, parts: Mapping[str, float]) -> Peak:
+    sizes = {name: round(size * GIB) for name, size in parts.items()}
+    return Peak(phase=phase, parts={name: size for name, size in sizes.items() if size})
 
 
 def needing(monkeypatch: pytest.MonkeyPatch, formula: Formula | None) -> None:
@@ -60,7 +89,10 @@ def needing(monkeypatch: pytest.MonkeyPatch, formula: Formula | None) -> None:
             return Estimate(optimizer_steps=10)
         return Estimate(
             optimizer_steps=10,
-            vram=formula.peak(settings),
+            vram=formula.peak(settings) if formula.bounded else None,
+            evaluation=formula.evaluation(settings) if formula.bounded else None,
+            at_least=formula.least(settings),
+            unknown="" if formula.bounded else UNBOUNDED,
             ram=3 * GIB,
             download=4 * GIB,
             checkpoint=GIB // 2,

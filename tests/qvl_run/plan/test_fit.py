@@ -20,7 +20,7 @@ from qvl_run.plan.fit import Fitted, divisors, fit
 from qvl_run.spec.batch import MICRO, STEPS
 from qvl_run.spec.job import Job
 from qvl_run.spec.load import load_job
-from tests.qvl_run.plan.fakes import Formula, gpu_with, needing
+from tests.qvl_run.plan.fakes import UNBOUNDED, Formula, gpu_with, needing
 
 JOB = """
 version: 1
@@ -172,6 +172,46 @@ def test_a_stage_that_says_it_by_hand_decides_for_its_chain(
     assert fits["dpo"].spec.model["quantization"] == "nf4"
     assert fits["dpo"].spec.model["image_tokens"] == [32, 100]
     assert "quantization" not in chosen(fits["sft"])
+
+
+# Beside the weights there are 8.6 GiB: for 8 rows with checkpointing, for 2 of 3 GiB without.
+@pytest.mark.parametrize(
+    ("without", "split", "checkpointing", "micro"),
+    [
+        (2.0, "global_batch_size: 8", "off", "4"),
+        (3.0, "global_batch_size: 8", "on", "8"),
+        (3.0, "global_batch_size: 4", "off", "2"),
+        (3.0, "global_batch_size: 8, per_device_train_batch_size: 2", "off", ""),
+        (9.0, "global_batch_size: 8, per_device_train_batch_size: 1", "on", ""),
+    ],
+)
+def test_checkpointing_is_left_off_where_it_costs_at_most_half_of_the_micro_batch(
+    made: Made,
+    monkeypatch: pytest.MonkeyPatch,
+    without: float,
+    split: str,
+    checkpointing: str,
+    micro: str,
+) -> None:
+    needing(monkeypatch, Formula(without=without))
+    job = made("", f", gradient_checkpointing: auto, {split}")
+    found = fit(job, gpu_with(12.6))["sft"]
+    assert chosen(found)["gradient_checkpointing"] == checkpointing
+    assert chosen(found).get(MICRO, "") == micro
+    if (without, checkpointing) == (3.0, "on"):
+        assert rule(found, "gradient_checkpointing") == "micro-batch 8 fits with it, 2 without"
+
+
+def test_the_stage_says_why_nothing_is_known_and_weights_are_packed_where_they_alone_are_too_large(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula(bounded=False))
+    fitted = fit(made(), gpu_with(9))["sft"]
+    assert rule(fitted, "quantization") == rule(fitted, MICRO) == f"{UNKNOWN}: {UNBOUNDED}"
+    assert chosen(fitted)["quantization"] == "none"
+    fitted = fit(made(), gpu_with(3))["sft"]
+    assert chosen(fitted)["quantization"] == "nf4"
+    assert "unquantized, sft needs 4.0 GiB, 3.0 GiB are there" in rule(fitted, "quantization")
 
 
 @pytest.mark.parametrize("machine", [PROFILES["cpu"], PROFILES["t4"]], ids=["cpu", "t4"])

@@ -11,12 +11,12 @@ import pytest
 from qvl_run import exit_codes, hardware
 from qvl_run.hardware import Machine
 from qvl_run.plan import misfit
-from qvl_run.plan.fit import fit
+from qvl_run.plan.fit import fitted
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.load import load_job
 from qvl_run.verbs import plan as plan_verb
 from qvl_run.verbs import run as run_verb
-from tests.qvl_run.plan.fakes import Formula, gpu_with, needing
+from tests.qvl_run.plan.fakes import UNBOUNDED, Formula, gpu_with, needing
 
 JOB = """
 version: 1
@@ -45,7 +45,7 @@ def found(job_file: Callable[..., Path]) -> Found:
         machine: Machine, model: str = "", training: str = "seed: 0", more: str = ""
     ) -> list[Diagnostic]:
         job = load_job(job_file(JOB % (model, training, more)))
-        return list(misfit.findings(job, machine, fit(job, machine)))
+        return list(misfit.findings(fitted(job, machine), machine))
 
     return find
 
@@ -70,19 +70,25 @@ def test_a_micro_batch_by_hand_that_recovery_can_halve_is_a_warning_at_its_line(
     assert "most in backward: weights 4.0 GiB, activations 4.0 GiB" in one.message
     assert "micro-batch 4 -> 2, accumulation 8 -> 16" in one.hint
     assert one.hint.endswith(
-        "to begin with what fits: per_device_train_batch_size: 1 and gradient_accumulation_steps: 32"
+        "to begin with what fits: per_device_train_batch_size: 2, gradient_accumulation_steps: 16"
     )
 
 
-def test_the_last_change_of_each_kind_is_told(
+def test_the_whole_way_down_is_told_what_it_takes_and_where_it_ends(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needing(monkeypatch, Formula())
-    by_hand = "per_device_train_batch_size: 2\n  gradient_checkpointing: false"
+    by_hand = (
+        "per_device_train_batch_size: 8\n  gradient_accumulation_steps: 1\n"
+        "  gradient_checkpointing: false"
+    )
     (one,) = found(gpu_with(5.5), training=by_hand)
     assert one.code == "QVL431"
-    assert "micro-batch 2 -> 1" in one.hint
-    assert "gradient checkpointing on" in one.hint
+    assert one.hint == (
+        "recovery gets there by itself after 4 out-of-memories: micro-batch 8 -> 1, accumulation 1 -> 8; gradient "
+        "checkpointing on; to begin with what fits: per_device_train_batch_size: 1, gradient_accumulation_steps: 8, "
+        "gradient_checkpointing: true"
+    )
 
 
 def test_what_recovery_may_not_lower_is_an_error(
@@ -95,7 +101,7 @@ def test_what_recovery_may_not_lower_is_an_error(
     assert one.span is not None
     assert one.span.line == 7
     assert one.hint == (
-        "it would fit with per_device_train_batch_size: 1 and gradient_accumulation_steps: 32 "
+        "it would fit with per_device_train_batch_size: 2 and gradient_accumulation_steps: 16 "
         "or quantization: nf4 or max_seq_length: 512"
     )
 
@@ -108,12 +114,12 @@ def test_what_recovery_may_not_lower_is_an_error(
         (4.6, Formula(packed=4.5), "it would fit with max_seq_length: 512"),
         (
             2.05, Formula(row=0.5, image=1.0),
-            "no single change is enough; together these are: quantization: nf4, image_tokens: [64, 256], "
+            "no single change is enough; it would fit with all of: quantization: nf4, image_tokens: [64, 256], "
             "max_seq_length: 512",
         ),
         (
             2.3, Formula(row=0.5, image=1.0),
-            "no single change is enough; together these are: quantization: nf4, image_tokens: [64, 256]",
+            "no single change is enough; it would fit with all of: quantization: nf4, image_tokens: [64, 256]",
         ),
         (1.4, Formula(), "nothing that was tried is enough: take a smaller model, or a GPU with more memory"),
     ],
@@ -260,3 +266,98 @@ def test_recovery_goes_down_no_more_rungs_than_its_rule_allows(
     rules = f"recovery: {{rules: [{{on: oom, adapt: [micro_batch], {most}}}]}}"
     (one,) = found(gpu_with(5.5), training=f"per_device_train_batch_size: 4\n{rules}")
     assert one.code == code
+
+
+@pytest.mark.parametrize(
+    ("size", "code", "hint"),
+    [
+        (8, None, ""),
+        (
+            32, "QVL431",
+            "recovery gets there by itself after 2 out-of-memories: evaluation.batch_size 32 -> 8; "
+            "to begin with what fits: evaluation.batch_size: 8",
+        ),
+    ],
+)  # fmt: skip
+def test_an_evaluation_that_is_too_large_is_lowered_by_itself(
+    found: Found, monkeypatch: pytest.MonkeyPatch, size: int, code: str | None, hint: str
+) -> None:
+    needing(monkeypatch, Formula(answer=1.0))
+    more = f"evaluation: {{batch_size: {size}, data: {{format: spatial_scenes}}}}"
+    seen = found(gpu_with(12.5), more=more)
+    assert [one.code for one in seen] == ([code] if code else [])
+    if code:
+        assert seen[0].severity == "warning"
+        assert seen[0].hint == hint
+        assert seen[0].span is not None
+        assert seen[0].span.line == 10
+        assert "the evaluation of sft needs 36.0 GiB of GPU memory" in seen[0].message
+
+
+@pytest.mark.parametrize(
+    ("rules", "answer", "hint"),
+    [
+        (
+            "", 9.0,
+            "no single change is enough; it would fit with all of: evaluation.batch_size: 1, quantization: nf4",
+        ),
+        ("recovery: none", 1.0, "it would fit with evaluation.batch_size: 8"),
+    ],
+)  # fmt: skip
+def test_an_evaluation_is_refused_where_one_answer_is_too_large_or_recovery_may_not(
+    found: Found, monkeypatch: pytest.MonkeyPatch, rules: str, answer: float, hint: str
+) -> None:
+    needing(monkeypatch, Formula(answer=answer))
+    more = f"evaluation: {{batch_size: 32, data: {{format: spatial_scenes}}}}\n{rules}"
+    (one,) = found(gpu_with(12.5), more=more)
+    assert (one.code, one.severity, one.hint) == ("QVL430", "error", hint)
+
+
+def test_held_out_rows_are_lowered_with_the_micro_batch(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula(row=0.1, held_out=3.0))
+    more = "evaluation: {batch_size: 2, data: {format: spatial_scenes}}"
+    (one,) = found(gpu_with(10.5), training="per_device_train_batch_size: 4", more=more)
+    assert "most in held-out rows" in one.message
+    assert "after 2 out-of-memories: evaluation.batch_size 2 -> 1; micro-batch 4 -> 2" in one.hint
+
+
+def test_weights_that_are_too_large_whatever_the_rows_are_an_error(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula(bounded=False))
+    (one,) = found(gpu_with(3.0))
+    assert (one.code, one.severity) == ("QVL430", "error")
+    assert one.message.startswith("sft needs at least 4.0 GiB of GPU memory, 3.0 GiB are there")
+    assert one.hint == "it may fit with quantization: nf4"
+    assert found(gpu_with(4.5)) == []
+
+
+def test_sizes_that_round_alike_are_told_apart(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula(weights=3.62))
+    (one,) = found(gpu_with(4.58))
+    assert "sft needs 4.62 GiB of GPU memory, 4.58 GiB are there" in one.message
+
+
+@pytest.mark.usefixtures("at")
+def test_plan_shows_the_evaluation_where_it_needs_most_and_why_nothing_is_predicted(
+    job_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    needing(monkeypatch, Formula(answer=1.0))
+    more = "evaluation: {batch_size: 8, data: {format: spatial_scenes}}"
+    path = job_file(JOB % ("", "seed: 0", more))
+    plan_of(path, "t4", as_json=False)
+    out = capsys.readouterr().out
+    assert "  its evaluation: 12.0 of 13.6 GiB, most in evaluation: cache 8.0 GiB" in out
+    plan_of(path, "a100-40gb", as_json=True)
+    (stage,) = json.loads(capsys.readouterr().out)["stages"]
+    assert stage["needs"]["evaluation"]["total"] == 12 * 1024**3
+    needing(monkeypatch, Formula(bounded=False))
+    plan_of(path, "t4", as_json=False)
+    out = capsys.readouterr().out
+    assert f"  GPU memory: not predicted, {UNBOUNDED}; at least 4.0 of 13.6 GiB" in out

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from qvl_run.hardware import GIB, PROFILES, Space
-from qvl_run.plan.make import places
+from qvl_run.plan.make import Choices, places
 from qvl_run.run import preflight as checks
-from qvl_run.run.preflight import findings, machine_here
+from qvl_run.run.preflight import findings, judged, machine_here
 from qvl_run.spec.load import load_job
 from tests.conftest import Command
 from tests.qvl_run.plan.fakes import Formula, needing
@@ -114,11 +114,10 @@ def test_what_auto_takes_needs_its_library_too(
     text = JOB.replace("900TB", "1KB").replace("quantization: nf4", model)
     job = load_job(job_file(text + "training: {optim: auto}\n"))
     monkeypatch.setattr(checks, "find_spec", lambda name: name != "bitsandbytes" or None)
-    found = findings(job, PROFILES["t4"], places(job))
+    cpu = replace(PROFILES["cpu"], ram=64 * GIB)
+    found = judged(job, PROFILES["t4"], places(job), choices=Choices())
     assert [d.code for d in found] == ["QVL410"]
-    assert [
-        d.code for d in findings(job, PROFILES["cpu"], places(job)) if d.severity == "error"
-    ] == []
+    assert judged(job, cpu, places(job), choices=Choices()) == ()
 
 
 THREE = """

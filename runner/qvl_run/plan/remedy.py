@@ -1,0 +1,71 @@
+"""Changes that would make a stage fit: which are enough, alone or together, by trying them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from qvl_run.plan.changes import Change, kinds
+from qvl_run.spec.job import StageSpec
+
+SHOWN = 3
+"""Changes that are told at most, where each alone is enough."""
+
+Over = Callable[[StageSpec], bool]
+"""Whether a stage is known not to fit."""
+
+
+def enough(spec: StageSpec, over: Over, *, gpu: bool) -> list[Change]:
+    """The first few changes of which each alone is enough, those first that cost the result least."""
+    found: list[Change] = []
+    for kind in kinds(gpu=gpu):
+        one = next((one for one in kind(spec) if not over(one.on(spec))), None)
+        if one is not None and not any(known.within(one) for known in found):
+            found.append(one)
+    return found[:SHOWN]
+
+
+def together(spec: StageSpec, over: Over, *, gpu: bool) -> list[Change]:
+    """Changes that are enough together, none larger than it must be and none that could be left out; empty where all of
+    them are not enough."""
+    made: list[tuple[Change, ...]] = []
+    at = spec
+    for kind in kinds(gpu=gpu):
+        if levels := tuple(kind(at)):
+            at = levels[-1].on(at)
+            made.append(levels)
+        if levels and not over(at):
+            return _least(spec, made, over)
+    return []
+
+
+def _least(spec: StageSpec, made: Sequence[tuple[Change, ...]], over: Over) -> list[Change]:
+    """Of the last of each of `made`, which are enough together, those that must be, each as small as will do."""
+
+    def enough_with(changes: Iterable[Change]) -> bool:
+        changed = _all_on(spec, changes)
+        return _possible(changed) and not over(changed)
+
+    kept = {i: levels[-1] for i, levels in enumerate(made)}
+    for i in reversed(list(kept)):
+        rest = {k: one for k, one in kept.items() if k != i}
+        kept = rest if enough_with(rest.values()) else kept
+    for i in reversed(list(kept)):
+        smaller = ({**kept, i: level} for level in made[i])
+        kept = next((tried for tried in smaller if enough_with(tried.values())), kept)
+    told = list(kept.values())
+    # A smaller global batch says its split anew.
+    return [one for i, one in enumerate(told) if not any(one.within(b) for b in told[i + 1 :])]
+
+
+def _all_on(spec: StageSpec, changes: Iterable[Change]) -> StageSpec:
+    for one in changes:
+        spec = one.on(spec)
+    return spec
+
+
+def _possible(spec: StageSpec) -> bool:
+    """Whether its image is shorter than its row, and what is quantized is not trained."""
+    images, length = spec.model.get("image_tokens"), spec.training.max_seq_length
+    quantized = spec.model.get("quantization", "none") != "none"
+    shorter = not images or length is None or images[1] < length
+    return shorter and not (quantized and spec.model.get("lora", {}) is None)
