@@ -7,7 +7,7 @@ from qvl_run import hardware
 from qvl_run.hardware import GIB, Gpu, Machine
 from qvl_run.plan import misfit
 from qvl_run.plan.bench import Bench
-from qvl_run.plan.fit import fit
+from qvl_run.plan.fit import fit, fitted
 from qvl_run.spec.load import load_job
 from qvl_run.verbs.init import _tier_here, job
 
@@ -55,7 +55,7 @@ def test_a_new_job_of_a_model_that_no_choice_makes_fit_is_refused(
     model = "Qwen/Qwen3-VL-32B-Instruct"
     text = job("new", model=model, tier="t4", stages=["sft"], data="rows.jsonl")
     loaded = load_job(job_file(generated(text)))
-    assert [d.code for d in misfit.findings(loaded, t4, fit(loaded, t4))] == ["QVL430"]
+    assert [d.code for d in misfit.findings(fitted(loaded, t4), t4)] == ["QVL430"]
 
 
 @pytest.mark.parametrize("tier", ["cpu", "t4"])

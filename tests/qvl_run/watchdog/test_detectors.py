@@ -106,7 +106,7 @@ def test_a_threshold_has_two_sides(
     assert (found.name, found.act) == (detector.__name__, act)
 
 
-@pytest.mark.parametrize("detector", {entry[0] for entry in BOTH_SIDES})
+@pytest.mark.parametrize("detector", dict.fromkeys(entry[0] for entry in BOTH_SIDES))
 def test_what_was_not_seen_finds_nothing(detector: Callable[[Snapshot], Finding | None]) -> None:
     assert detector(NOTHING) is None
 
