@@ -13,7 +13,7 @@ from qvl_run.checkpoints.manifest import Broken
 from qvl_run.checkpoints.store import Wait
 from qvl_run.checkpoints.transfer import fetch
 from qvl_run.plan.identity import measured_on
-from qvl_run.plan.make import Places
+from qvl_run.plan.places import Places
 from qvl_run.plan.plan import StagePlan
 from qvl_run.run.attempt import Orders, records
 from qvl_run.run.lease import Owner

@@ -13,7 +13,8 @@ from qvl_run import hardware
 from qvl_run.hardware import Machine
 from qvl_run.plan import limits, smaller
 from qvl_run.plan.fit import fitted
-from qvl_run.plan.make import Choices, Places, make_plan, store_missing
+from qvl_run.plan.make import Choices, make_plan
+from qvl_run.plan.places import Places, store_missing
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.job import Job
 

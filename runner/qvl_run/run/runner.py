@@ -14,7 +14,9 @@ from typing import Any
 from qvl_run.checkpoints.store import Store
 from qvl_run.faults import crash_point
 from qvl_run.hardware import Machine
-from qvl_run.plan.make import Choices, Places, look
+from qvl_run.plan.make import Choices
+from qvl_run.plan.past import look
+from qvl_run.plan.places import Places
 from qvl_run.plan.plan import StagePlan
 from qvl_run.run import events as story
 from qvl_run.run import requests

@@ -12,7 +12,9 @@ from qvl_run.checkpoints.pick import Entry
 from qvl_run.checkpoints.store import Store
 from qvl_run.hardware import Machine
 from qvl_run.plan.fit import Fits, fit
-from qvl_run.plan.make import Choices, Past, Places, choose, plan_stage
+from qvl_run.plan.make import Choices, choose, plan_stage
+from qvl_run.plan.past import Past
+from qvl_run.plan.places import Places
 from qvl_run.plan.plan import StagePlan
 from qvl_run.recovery.classify import STOPPED
 from qvl_run.run import requests

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from qvl_run.checkpoints.store import Store
-from qvl_run.plan.make import Places
+from qvl_run.plan.places import Places
 from qvl_run.run.attempt import AttemptFolder
 from qvl_run.run.events import Record
 from qvl_run.run.lease import EXPIRES, Owner, gone, here, read_owner

@@ -18,7 +18,9 @@ from qvl_run.checkpoints.manifest import NAME, Broken
 from qvl_run.checkpoints.pick import Entry, step_of
 from qvl_run.checkpoints.store import Level, Store
 from qvl_run.checkpoints.transfer import surplus
-from qvl_run.plan.make import Past, Places, look, make_plan, opened, places
+from qvl_run.plan.make import make_plan
+from qvl_run.plan.past import Past, look, opened
+from qvl_run.plan.places import Places, places
 from qvl_run.plan.plan import StagePlan
 from qvl_run.run.lease import Lease, Owned, boot
 from qvl_run.run.preflight import drive_missing

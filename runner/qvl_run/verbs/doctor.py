@@ -16,7 +16,7 @@ from qvl_run.doctor.traps import gpu_traps
 from qvl_run.doctor.versions import version_findings
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide
-from qvl_run.plan.make import places
+from qvl_run.plan.places import places
 from qvl_run.run.preflight import judged, libraries_missing, machine_here
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.job import Job

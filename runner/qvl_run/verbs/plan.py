@@ -15,7 +15,8 @@ from qvl_run.plan import host, origin, smaller, vram
 from qvl_run.plan import plan as plans
 from qvl_run.plan.decide import Decision
 from qvl_run.plan.fit import fitted
-from qvl_run.plan.make import make_plan, places
+from qvl_run.plan.make import make_plan
+from qvl_run.plan.places import places
 from qvl_run.plan.plan import Plan, StagePlan
 from qvl_run.run.preflight import findings, machine_here
 from qvl_run.run.show import details, headline

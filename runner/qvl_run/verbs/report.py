@@ -12,7 +12,9 @@ import click
 from qvl_run import exit_codes, hardware
 from qvl_run.checkpoints import manifest as manifests
 from qvl_run.checkpoints.manifest import Broken, Manifest
-from qvl_run.plan.make import Past, Places, look, make_plan, places
+from qvl_run.plan.make import make_plan
+from qvl_run.plan.past import Past, look
+from qvl_run.plan.places import Places, places
 from qvl_run.plan.plan import StagePlan
 from qvl_run.run import tables
 from qvl_run.run.costs import cost

@@ -14,7 +14,8 @@ from filelock import FileLock, Timeout
 from qvl_run import exit_codes
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide
-from qvl_run.plan.make import Places, make_plan, places
+from qvl_run.plan.make import make_plan
+from qvl_run.plan.places import Places, places
 from qvl_run.plan.saved import refuse_stale
 from qvl_run.run import tables
 from qvl_run.run.lease import Interrupted, Owned

@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from qvl_run import exit_codes, hardware
-from qvl_run.plan.make import Places, make_plan, opened, places
+from qvl_run.plan.make import make_plan
+from qvl_run.plan.past import opened
+from qvl_run.plan.places import Places, places
 from qvl_run.plan.plan import Plan
 from qvl_run.recovery import budget
 from qvl_run.run import events, state

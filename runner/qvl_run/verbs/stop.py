@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from qvl_run import exit_codes
-from qvl_run.plan.make import opened, places
+from qvl_run.plan.past import opened
+from qvl_run.plan.places import places
 from qvl_run.run import requests, state
 from qvl_run.run.lease import RENEW
 from qvl_run.run.preflight import drive_missing

@@ -11,7 +11,9 @@ import pytest
 
 from qvl_run.hardware import Machine
 from qvl_run.plan.fit import fit
-from qvl_run.plan.make import Past, look, places, plan_stage
+from qvl_run.plan.make import plan_stage
+from qvl_run.plan.past import Past, look
+from qvl_run.plan.places import places
 from qvl_run.plan.plan import StagePlan
 from qvl_run.recovery import ladder
 from qvl_run.spec.job import Job

@@ -11,7 +11,8 @@ from qvl_run import exit_codes
 from qvl_run.checkpoints import manifest as manifests
 from qvl_run.checkpoints.manifest import Manifest
 from qvl_run.hardware import Machine
-from qvl_run.plan.make import Choices, make_plan, places
+from qvl_run.plan.make import Choices, make_plan
+from qvl_run.plan.places import places
 from qvl_run.run import preflight
 from qvl_run.run.preflight import judged
 from qvl_run.spec.diagnostic import Diagnostic

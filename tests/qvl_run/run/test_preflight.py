@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from qvl_run.hardware import GIB, PROFILES, Space
-from qvl_run.plan.make import Choices, places
+from qvl_run.plan.make import Choices
+from qvl_run.plan.places import places
 from qvl_run.run import preflight as checks
 from qvl_run.run.preflight import findings, judged, machine_here
 from qvl_run.spec.load import load_job

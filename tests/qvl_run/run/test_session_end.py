@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from qvl_run import hardware
-from qvl_run.plan.make import Choices, places
+from qvl_run.plan.make import Choices
+from qvl_run.plan.places import places
 from qvl_run.run import events
 from qvl_run.run.lease import Interrupted
 from qvl_run.run.machinery import Machinery

@@ -17,7 +17,8 @@ import pytest
 
 from qvl_run import hardware
 from qvl_run.hardware import driver
-from qvl_run.plan.make import Choices, make_plan, places
+from qvl_run.plan.make import Choices, make_plan
+from qvl_run.plan.places import places
 from qvl_run.plan.plan import to_json
 from qvl_run.run.preflight import findings, machine_here
 from qvl_run.run.runner import Machinery, Run
