@@ -134,6 +134,10 @@ def _level(tree: list[dict[str, Any]], folder: str, *, deep: bool) -> list[dict[
     ]
 
 
+OF_ITS_OWN = "/api/agent-harnesses"
+"""What huggingface_hub asks for once a day, whatever it is called for: no test's affair, so it is not noted."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -158,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if faults.refuse:
             self._refuse(path, faults.refuse)
+        elif path == OF_ITS_OWN:
+            self._json({}, status=404)
         elif path.startswith("/api/"):
             self._api(path.removeprefix("/api/"), body)
         else:
