@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import rows
+from host_memory import HostMemory
 
 from qvl_run import resources
 from qvl_run.spec.job import Job
@@ -33,6 +34,8 @@ PLUGIN = Path(__file__).resolve().parent / "plugin"
 """Has the reward `chance`."""
 KINDS = {"sft": "sft", "dpo": "preference", "grpo": "prompt"}
 ROWS = 64
+SAVING = 30.0
+"""Seconds that a run has to save and stop."""
 
 
 def overlay(shipped: Job, args: argparse.Namespace, data: Mapping[str, Path]) -> str:
@@ -94,17 +97,35 @@ def run(args: argparse.Namespace) -> None:
             (runs / "scratch" / "cache" / "random").symlink_to(args.models / "random")
         command = [sys.executable, "-m", "qvl_run", "run", "job.yaml"]
         process = subprocess.Popen(command, cwd=here, env=environment(args.cap))
-        try:
-            process.wait(args.seconds)
-        except subprocess.TimeoutExpired:
-            process.terminate()  # it saves and stops
-            process.wait()
+        ram = HostMemory()
+        with ram.watching(process.pid):
+            end(process, args.seconds)
         (args.out / f"{name}.yaml").write_text(job.read_text())
-        found = list(stages(runs, cap=args.cap, beside=args.beside))
+        noted = {
+            "cap": args.cap,
+            "beside": args.beside,
+            "completion": args.completion,
+            "gpu": gpu_name(),
+        }
+        found = [{**one, **noted, "ram": ram.most.get(one["stage"])} for one in stages(runs)]
     (args.out / f"{name}.json").write_text(json.dumps(found, indent=1))
     for one in found:
         print(line(one), flush=True)
+    print(f"{name}: ended with {process.returncode}; RAM {dict(ram.most)}", flush=True)
     sys.exit(process.returncode)
+
+
+def end(process: subprocess.Popen[bytes], seconds: float | None) -> None:
+    """Wait for the run; after `seconds` have it save and stop, and end it where it does not within `SAVING`."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        try:
+            process.wait(SAVING)
+        except subprocess.TimeoutExpired:
+            process.kill()  # what its finished stages left is still worth having
+            process.wait()
 
 
 def environment(cap: float) -> dict[str, str]:
@@ -119,7 +140,7 @@ def environment(cap: float) -> dict[str, str]:
     return {**os.environ, "PYTORCH_ALLOC_CONF": allocator, "PYTHONPATH": plugins}
 
 
-def stages(runs: Path, *, cap: float, beside: int) -> Iterator[dict[str, Any]]:
+def stages(runs: Path) -> Iterator[dict[str, Any]]:
     """What each stage left word of."""
     for output in sorted((runs / "checkpoints").glob("*/final*/manifest.json")):
         manifest = json.loads(output.read_text())
@@ -127,14 +148,11 @@ def stages(runs: Path, *, cap: float, beside: int) -> Iterator[dict[str, Any]]:
         found = {
             "job": runs.name,
             "stage": stage,
-            "cap": cap,
             "steps": manifest["step"],
             "loop_seconds": facts.get("loop_seconds"),
             "seconds": facts.get("seconds"),
             "memory": facts.get("memory", {}),
-            "gpu": gpu_name(),
             "training": manifest["identity"]["training"],
-            "beside": beside,
         }
         for checkpoint in sorted((runs / "checkpoints" / stage).glob("checkpoint-*")):
             found |= training(checkpoint)
