@@ -17,6 +17,7 @@ from qvl_run.recovery.classify import Remains
 from qvl_run.run import kernel
 from qvl_run.run.attempt import AttemptFolder
 from qvl_run.run.process import Process
+from qvl_run.run.release import wait_for_release
 from qvl_run.units import show_duration, show_size
 from qvl_run.watchdog.deadlines import Seen
 from qvl_run.watchdog.detectors import Finding
@@ -32,10 +33,6 @@ HUNG_GRACE = 5.0
 """Seconds that a child has which the watchdog ends: it does not answer, as a rule."""
 LAST_WORDS = 60.0
 """Seconds that a child has to end, once it has left its result or its account of an error."""
-GPU_BACK = 60.0
-"""Most seconds to wait for the memory of the GPU, once its process has ended."""
-SLACK = 256 * 1024 * 1024
-"""Bytes of the GPU that the driver may keep."""
 LONGEST_LOG = 64 * 1024 * 1024
 """Bytes of a log from which on its middle is cut out: a stage that floods it must not fill the disk."""
 KEPT = 1024 * 1024
@@ -196,17 +193,10 @@ class Supervisor:
         return max(GRACE, 2 * ((seen.step_seconds or 0.0) + (seen.save_seconds or 0.0)))
 
     def _wait_for_gpu(self, before: int | None) -> None:
-        """Until the GPU's memory is what it was `before` the attempt: the driver gives it back a moment later."""
-        if before is None:
-            return
-        until = self.clock() + GPU_BACK
-        while (used := self.gpu.memory_used()) is not None and used > before + SLACK:
-            if self.clock() > until:
-                text = f"{show_size(used - before)} of the GPU's memory are still in use after the attempt"
-                self.note("finding", name="gpu_memory", text=text)
-                self.tell(f"{text}: another program may have taken them")
-                return
-            time.sleep(POLL)
+        if left := wait_for_release(self.gpu.memory_used, before=before, clock=self.clock):
+            text = f"{show_size(left)} of the GPU's memory are still in use after the attempt"
+            self.note("finding", name="gpu_memory", text=text)
+            self.tell(f"{text}: another program may have taken them")
 
     def _ram_left(self) -> float | None:
         seen = self.watch.snapshot
