@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
-from memory import peak, stage_settings  # noqa: E402
+from memory import peak, stage_settings, to_setting  # noqa: E402
 from memory_settings import Setting  # noqa: E402
 
 from qvl_run import hardware, resources  # noqa: E402
@@ -58,7 +58,7 @@ def measurements() -> list[Measured]:
     for path in sorted((HERE / "measured").glob("memory-*.jsonl")):
         for text in path.read_text(encoding="utf-8").splitlines():
             one = json.loads(text)
-            setting = Setting(**{k: _tuple(v) for k, v in one["setting"].items()})
+            setting = to_setting(one["setting"])
             shape = Shape(**one["shape"])
             sizes = architecture(setting.model)
             assert sizes is not None
@@ -247,6 +247,7 @@ def setting_table(found: Sequence[Measured]) -> Iterator[str]:
         size = setting.model.split("-VL-")[1].split("-")[0]
         base = setting.precision if setting.quantization == "none" else setting.quantization
         rank = "all weights" if setting.rank is None else f"r {setting.rank}"
+        rank += ", vision too" if setting.targets == "all-linear" else ""
         rank += ", 8-bit Adam" if setting.optim == "adamw_8bit" else ""
         yield (
             f"| {setting.uses} | {size} | {base} | {rank} | {setting.batch} x {setting.accumulation} | "
@@ -258,10 +259,6 @@ def setting_table(found: Sequence[Measured]) -> Iterator[str]:
 
 def _gib(count: float) -> str:
     return f"{count / GIB:.2f} GiB"
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

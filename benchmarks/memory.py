@@ -41,6 +41,7 @@ STEPS = 2
 GIB = 2**30
 PLUGIN = Path(__file__).resolve().parent / "plugin"
 """Has the reward `chance`."""
+MEASURED = Path(__file__).resolve().parent / "measured"
 
 
 @dataclass
@@ -66,7 +67,12 @@ class Context:
 
 def stage_settings(setting: Setting) -> StageSettings:
     """`setting` as a job says it."""
-    lora = None if setting.rank is None else LoraSettings(r=setting.rank, alpha=2 * setting.rank)
+    rank = setting.rank
+    lora = (
+        None
+        if rank is None
+        else LoraSettings(r=rank, alpha=2 * rank, target_modules=setting.targets)
+    )
     options: dict[str, Any] = {}
     if setting.uses == "grpo":
         options = {
@@ -117,7 +123,7 @@ def measure(setting: Setting, *, folder: Path) -> dict[str, Any]:
     torch.backends.cuda.enable_cudnn_sdp(False)
     gc.collect()
     torch.cuda.empty_cache()
-    # What an earlier setting left behind: bitsandbytes keeps the parameters of its optimizers.
+    # What an earlier setting left behind.
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -174,11 +180,17 @@ def measure(setting: Setting, *, folder: Path) -> dict[str, Any]:
             "host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
         del trainer, policy
+    if "bitsandbytes" in sys.modules:
+        # It keeps embeddings that were given an optimizer of their own, for as long as the process lives.
+        from bitsandbytes.optim import GlobalOptimManager
+
+        GlobalOptimManager.get_instance().initialize()
     return found
 
 
 def chosen_settings(args: argparse.Namespace) -> Sequence[Setting]:
     """Those that the command line asks for."""
+    known = recorded()
     found = [
         one
         for one in settings()
@@ -186,9 +198,24 @@ def chosen_settings(args: argparse.Namespace) -> Sequence[Setting]:
         and args.model in (None, one.model)
         and (args.quantization is None or one.quantization in args.quantization.split(","))
         and (one.held_out or not args.held_out)
+        and not (args.missing and one in known)
     ]
     part, parts = (int(text) for text in args.part.split("/"))
     return found[part - 1 :: parts]
+
+
+def recorded() -> list[Setting]:
+    """Those that `measured/` holds."""
+    return [
+        to_setting(json.loads(text)["setting"])
+        for path in sorted(MEASURED.glob("memory-*.jsonl"))
+        for text in path.read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def to_setting(values: Mapping[str, Any]) -> Setting:
+    """A setting from its record; JSON has no tuples."""
+    return Setting(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def run(args: argparse.Namespace) -> None:
@@ -218,7 +245,7 @@ def run(args: argparse.Namespace) -> None:
 
 def line(found: Mapping[str, Any]) -> str:
     """One measurement for people."""
-    one = Setting(**found["setting"])
+    one = to_setting(found["setting"])
     measured, predicted = peak(found["measured"]), max(found["predicted"].values())
     phase = max(found["predicted"], key=found["predicted"].get)
     ratio = predicted / measured
@@ -265,6 +292,9 @@ def main() -> None:
     measuring.add_argument("--model")
     measuring.add_argument("--quantization", help="several with commas")
     measuring.add_argument("--held-out", action="store_true", help="the held-out settings alone")
+    measuring.add_argument(
+        "--missing", action="store_true", help="those alone that `measured/` has no record of"
+    )
     measuring.add_argument(
         "--seconds", type=float, default=1e9, help="begin no setting after so long"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-TWO, FOUR = "random:Qwen/Qwen3-VL-2B-Instruct", "random:Qwen/Qwen3-VL-4B-Instruct"
+TWO, FOUR, EIGHT = (f"random:Qwen/Qwen3-VL-{size}-Instruct" for size in ("2B", "4B", "8B"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class Setting:
     precision: Literal["fp32", "fp16", "bf16"] = "bf16"
     quantization: Literal["none", "int8", "nf4"] = "none"
     rank: int | None = 16
+    targets: Literal["language", "all-linear"] = "language"
     optim: Literal["adamw_torch", "adamw_8bit"] = "adamw_torch"
     batch: int = 1
     accumulation: int = 1
@@ -137,5 +138,23 @@ def settings() -> list[Setting]:
         ),
         replace(sft, model=FOUR, batch=4, rank=32, image=(1024, 1024)),
         replace(sft, rank=256, optim="adamw_8bit"),
+        # A size that no term has seen, all weights trained, adapters on the vision tower, and more of int8.
+        replace(sft, model=EIGHT, batch=2),
+        replace(dpo, model=EIGHT, rank=32, answer=(100, 200)),
+        replace(grpo, model=EIGHT, batch=2, accumulation=2, completion=24),
+        replace(sft, model=EIGHT, quantization="nf4", precision="fp16", answer=(300, 500)),
+        replace(dpo, model=EIGHT, quantization="nf4", precision="fp16", image=(512, 384)),
+        replace(sft, model=EIGHT, quantization="int8", precision="fp16"),
+        replace(sft, rank=None),
+        replace(sft, rank=None, accumulation=2, batch=4, answer=(200, 400)),
+        replace(dpo, rank=None, optim="adamw_8bit", follows=False),
+        replace(sft, batch=2, targets="all-linear"),
+        replace(sft, **t4, targets="all-linear", image=(1024, 768), **whole),
+        replace(dpo, **t4, targets="all-linear", rank=8),
+        replace(sft, **t4, quantization="int8", batch=4, answer=(400, 600)),
+        replace(dpo, **t4, quantization="int8"),
+        replace(grpo, **t4, quantization="int8", batch=2, accumulation=2, completion=24),
+        replace(grpo, **t4, batch=4, generations=4, completion=200),
+        replace(sft, model=FOUR, rank=None, optim="adamw_8bit"),
     ]
     return fitted + [replace(one, held_out=True) for one in held_out]
