@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 SIZE = r"^[0-9]+(\.[0-9]+)? ?(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)$"
@@ -42,6 +43,16 @@ def show_size(count: float, *, digits: int = 1) -> str:
         if count >= 1024**power:
             return f"{count / 1024**power:.{digits}f} {unit}"
     return f"{count:.0f} B"
+
+
+def sold_as(vram: int, *, asked: int) -> str:
+    """Why a card with `vram` bytes has less than the `asked` ones, where that is only the name it is sold by: `a card
+    sold as 16 GB shows 14.7 GiB: write min_vram: 14GiB`. Empty where more is asked for."""
+    gib = 1024**3
+    name = math.ceil(vram / (8 * gib)) * 8
+    if not vram < asked <= name * gib:
+        return ""
+    return f"a card sold as {name} GB shows {show_size(vram)}: write min_vram: {vram // gib}GiB"
 
 
 def show_unlike(one: int, other: int) -> tuple[str, str]:

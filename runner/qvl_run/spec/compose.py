@@ -39,7 +39,8 @@ def compose(path: Path, *, overlays: Overlays | None = None) -> Document:
     tree = _without(tree, PROFILES)
     if overlays.settings:
         # As one: which of them names another source of rows does not depend on their order.
-        laid = merge(tree, reduce(together, map(_setting, overlays.settings)))
+        settings: Iterator[Tree] = map(_setting, overlays.settings)
+        laid = merge(tree, reduce(together, settings))
         assert isinstance(laid, Map)
         tree = laid
     whole = settled(tree)

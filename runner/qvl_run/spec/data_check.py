@@ -31,7 +31,7 @@ def check_data(job: Job) -> None:
             for error in islice(_problems(data, kind, columns), MAX_FINDINGS):
                 message = str(error).removeprefix(f"{error.source}: ")
                 place = _place(error.source) or span
-                hint = f"named at {span.file}:{span.line}"
+                hint = f"named at {span.shown(column=False)}"
                 found.append(Diagnostic(code="QVL301", message=message, span=place, hint=hint))
     if found:
         raise JobError(found)

@@ -19,7 +19,7 @@ from qvl_run.spec.job import Job, StageSpec
 from qvl_run.spec.paths import exists, is_file
 from qvl_run.spec.recovery_check import recovery_findings
 from qvl_run.spec.resolve import model_settings, provisional_settings
-from qvl_run.units import show_size
+from qvl_run.units import show_unlike, sold_as
 
 At = tuple[Key, ...]
 SHORTEST_SESSION = 1200.0
@@ -155,8 +155,11 @@ def _tier(job: Job) -> Iterator[Diagnostic]:
         if gpu is None:
             yield _finding(job, "QVL217", "the tier cpu has no GPU memory to ask for", span)
         elif gpu.vram < wants.min_vram:
-            message = f"a {wants.tier} has {show_size(gpu.vram)}, less than the {show_size(wants.min_vram)} asked for"
-            yield _finding(job, "QVL217", message, span)
+            has, asked = show_unlike(gpu.vram, wants.min_vram)
+            message = f"the tier {wants.tier} has {has}, less than the {asked} asked for"
+            hint = sold_as(gpu.vram, asked=wants.min_vram)
+            hint += ", or leave it out, the tier says it" if hint else ""
+            yield _finding(job, "QVL217", message, span, hint)
     if least is not None and (gpu is None or gpu.capability < least):
         has = "no GPU" if gpu is None else f"compute capability {gpu.dotted}"
         message = f"the tier {wants.tier} has {has}, not the {dotted(least)} asked for"

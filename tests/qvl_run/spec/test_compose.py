@@ -35,9 +35,9 @@ def test_maps_merge_lists_and_values_replace_and_reset_drops(job_file: Write) ->
         extends: base.yaml
         name: mine
         model: {image_tokens: [4, 9]}
-        training: {save_steps: !reset , learning_rate: 2e-4}
+        training: {save_steps: !reset, learning_rate: 2e-4}
         evaluation: !reset
-        stages: {dpo: !reset }
+        stages: {dpo: !reset}
         """
     )
     data = compose(path).data
@@ -266,7 +266,7 @@ def test_an_option_after_one_that_drops_begins_anew(job_file: Write) -> None:
 
 def test_a_profile_may_name_another_source_and_drop_stages(job_file: Write) -> None:
     """Also where the job extends another, which has a profile of that name or not."""
-    profile = "profiles: {local: {stages: {grpo: !reset , sft: {data: {format: jsonl, path: x}}}}}"
+    profile = "profiles: {local: {stages: {grpo: !reset, sft: {data: {format: jsonl, path: x}}}}}"
     job_file(HUB, "base.yaml")
     job_file(HUB + "profiles: {local: {training: {seed: 3}}}\n", "other.yaml")
     for text in (HUB, "extends: base.yaml\n", "extends: other.yaml\n"):
