@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from qvl_run.recovery import rules
 from tests.conftest import Command
@@ -100,3 +101,20 @@ def test_needs_that_no_profile_can_answer_are_said_not_to_be_judged(
         else []
     )
     assert "not judged" not in qvl_run("plan", job).stdout
+
+
+def test_rows_of_a_file_make_steps(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path
+) -> None:
+    Image.new("1", (64, 64)).save(tmp_path / "1.png")
+    row = '{"image": "1.png", "question": "?", "answer": "a"}\n'
+    (tmp_path / "rows.jsonl").write_text(row * 200)
+    data = "{format: jsonl, path: rows.jsonl, max_samples: 1000}"
+    text = (JOB % BOTH).replace("{format: spatial_scenes}", data, 1)
+    done = qvl_run("plan", job_file(text), "--assume", "t4", "--json", "--stage", "sft")
+    (sft,) = json.loads(done.stdout)["stages"]
+    assert sft["total"] == 25
+    assert (
+        "sft has 25 steps, so save_steps 26 saves only"
+        in qvl_run("validate", job_file(text), "--set", "training.save_steps=26").stderr
+    )
