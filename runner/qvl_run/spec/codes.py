@@ -262,6 +262,14 @@ CODES: Mapping[str, Code] = {
         wrong="training: {global_batch_size: 8, per_device_train_batch_size: 3}",
         right="training: {global_batch_size: 8, per_device_train_batch_size: 2}",
     ),
+    "QVL231": Code(
+        title="a stage whose rows nothing bounds",
+        text="Memory grows with the longest row. Without `training.max_seq_length` there is no bound to it, so GPU "
+        "memory is not predicted, a job that does not fit is not refused beforehand, and what says `auto` stays at its "
+        "default. A row that is longer than the bound is cut at its answer's end.",
+        wrong="training: {global_batch_size: 8}",
+        right="training: {global_batch_size: 8, max_seq_length: 2048}",
+    ),
     "QVL301": Code(
         title="a row that cannot be used",
         text="The line is no JSON, lacks a key or its image, or the image cannot be read. Rows are checked before "

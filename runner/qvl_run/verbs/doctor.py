@@ -35,7 +35,10 @@ def main(job: str | None, *, as_json: bool, **options: Any) -> int:
         where = places(loaded)
         machine = machine_here(loaded, where)
         found = judged(loaded, machine, where, choices=choices)
-    found = (*found, *_traps(machine, loaded))
+        tier = loaded.hardware.tier
+        if machine.gpu is None and tier is not None:  # judged by what it was written for
+            found = (*found, *decide.unable(loaded, hardware.profile(tier)))
+    found = tuple(dict.fromkeys((*found, *_traps(machine, loaded))))
     able = not any(finding.severity == "error" for finding in found)
     shown = loaded.shown if loaded else str
     if as_json:
