@@ -15,6 +15,7 @@ from tests.qvl_run.checkpoints.test_manifest import checkpoint
 DOCS = Path(__file__).parent.parent / "docs"
 README = DOCS.parent / "README.md"
 YAML = r"[a-z_]+:( |\n)"
+HEAD = "version: 1\nname: demo\nmodel: {name: qvl-tiny}\ntraining: {save_steps: 10}\n"
 SFT = "stages:\n  sft: {uses: sft, data: {format: spatial_scenes}}\n"
 
 
@@ -71,7 +72,7 @@ def test_the_jobs_in_the_readme_are_right(block: str, tmp_path: Path) -> None:
     if not re.search("^(extends|stages):", block, re.MULTILINE):
         block = SFT + textwrap.indent(block, "  ")
     if "extends:" not in block:
-        block = f"version: 1\nname: demo\nmodel: {{name: qvl-tiny}}\n{block}"
+        block = HEAD + block
     (tmp_path / "job.yaml").write_text(block)
     job = load_job(tmp_path / "job.yaml")
     check_data(job)

@@ -3,7 +3,7 @@
     {"image": "images/1.png", "question": "Where is the red circle?", "answer": "left"}
     {"image": "images/1.png", "question": "...", "chosen": "left", "rejected": "right"}
 
-Image paths are relative to the file. Several pictures: `"images": ["1.png", "2.png"]`. Further keys
+Image paths are relative to the file. Several pictures: `"image": ["1.png", "2.png"]`, or "images". Further keys
 become columns that rewards can read. Blank lines do not count as rows.
 """
 
@@ -30,12 +30,15 @@ DIGEST_BYTES = 64 * 1024
 a mounted drive, and two files of one size that agree at both ends are the same picture."""
 
 
+_MORE = {"image": ", or a list of several"}
+
+
 def column_schema(*names: str) -> dict[str, Any]:
     """Schema properties for the columns called `names`."""
     return {
         name: {
             "title": f"Column of the {name}",
-            "description": f"The key of each row that holds the {name}.",
+            "description": f"The key of each row that holds the {name}{_MORE.get(name, '')}.",
             "type": "string",
             "minLength": 1,
             "default": name,
