@@ -5,7 +5,7 @@ from __future__ import annotations
 from qvl_run.contract import Estimate, Peak
 from qvl_run.settings import StageSettings
 from qvl_trl.memory import weights
-from qvl_trl.memory.predict import evaluation_peak, training_peak
+from qvl_trl.memory.predict import evaluation_peak, training_peak, without_rows
 from qvl_trl.memory.shape import longest
 from qvl_trl.models.architecture import RANDOM, Architecture, architecture, on_hub
 from qvl_trl.work import usual, work
@@ -38,9 +38,7 @@ def estimate(settings: StageSettings, *, optimizer_steps: int | None) -> Estimat
         work=work(settings, sizes, usual(settings)),
         vram=vram,
         evaluation=evaluation,
-        at_least=weights.base(sizes, settings.model)
-        + state
-        + (trained if settings.model.lora else 0),
+        at_least=without_rows(settings, sizes),
         unknown="" if shape is not None else UNBOUNDED,
         ram=PROCESS,
         download=download(settings.model.name, sizes),
