@@ -67,6 +67,7 @@ def resolve(stage: StageSpec, machine: Machine, *, wandb: bool) -> StageSettings
         evaluation=stage.evaluation,
         options=stage.options,
         wandb=wandb,
+        downloads=stage.downloads,
     )
 
 
