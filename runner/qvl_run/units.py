@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 SIZE = r"^[0-9]+(\.[0-9]+)? ?(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)$"
 DURATION = r"^[0-9]+(\.[0-9]+)? ?(s|min|h|d)$"
 
+SOLD = (6, 8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 64, 80, 94, 96, 141, 192)
+"""Gigabytes that GPUs are sold with."""
 _BYTES = {"B": 1} | {
     prefix + unit: base**power
     for unit, base in (("B", 1000), ("iB", 1024))
@@ -49,7 +50,7 @@ def sold_as(vram: int, *, asked: int) -> str:
     """Why a card with `vram` bytes has less than the `asked` ones, where that is only the name it is sold by: `a card
     sold as 16 GB shows 14.7 GiB: write min_vram: 14GiB`. Empty where more is asked for."""
     gib = 1024**3
-    name = math.ceil(vram / (8 * gib)) * 8
+    name = next((size for size in SOLD if size * gib >= vram), 0)
     if not vram < asked <= name * gib:
         return ""
     return f"a card sold as {name} GB shows {show_size(vram)}: write min_vram: {vram // gib}GiB"

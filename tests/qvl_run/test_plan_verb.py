@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from qvl_run import hardware
+from qvl_run.plan.make import make_plan
 from qvl_run.recovery import rules
+from qvl_run.spec.load import load_job
+from qvl_run.verbs import plan as plan_verb
 from tests.conftest import Command
 
 JOB = """
@@ -79,6 +84,18 @@ def test_of_a_stage_that_is_done_nothing_more_is_told(
     _, first, second, *_ = qvl_run("plan", job).stdout.split("\n\n")
     assert first == "first (count): done (2 steps)"
     assert "a checkpoint every" in second
+
+
+def test_what_a_finished_stage_would_need_is_told_of_a_machine_that_is_not_here(
+    job_file: Callable[..., Path],
+) -> None:
+    job, l4 = load_job(job_file(JOB % "")), hardware.profile("l4")
+    for machine, told in ((l4, True), (replace(l4, assumed=None), False)):
+        plan = make_plan(job, machine)
+        done = replace(plan, stages=tuple(replace(s, state="done") for s in plan.stages))
+        text = plan_verb.text(done, judged=False)
+        assert ("GPU memory: " in text) == told
+        assert "a checkpoint every" not in text
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ def test_sizes_that_are_compared_are_told_apart(
         (14.74, "16GB", "sold as 16 GB shows 14.7 GiB: write min_vram: 14GiB"),
         (14.74, "16GiB", "sold as 16 GB"),
         (22.5, "24GiB", "sold as 24 GB shows 22.5 GiB: write min_vram: 22GiB"),
+        (11.6, "12GB", ""),
+        (11.6, "12GiB", "sold as 12 GB shows 11.6 GiB: write min_vram: 11GiB"),
         (79.3, "80GiB", "sold as 80 GB"),
         (14.74, "24GiB", ""),
         (16.0, "16GiB", ""),

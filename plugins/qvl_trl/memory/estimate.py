@@ -5,9 +5,9 @@ from __future__ import annotations
 from qvl_run.contract import Estimate, Peak
 from qvl_run.settings import StageSettings
 from qvl_trl.memory import weights
-from qvl_trl.memory.predict import evaluation_peak, training_peak
+from qvl_trl.memory.predict import evaluation_peak, training_peak, without_rows
 from qvl_trl.memory.shape import longest
-from qvl_trl.models.architecture import RANDOM, Architecture, architecture, on_hub
+from qvl_trl.models.architecture import RANDOM, Architecture, of_stage, on_hub
 from qvl_trl.work import usual, work
 
 PROCESS = 4 * 1024**3
@@ -23,7 +23,7 @@ PUBLISHED = 2
 def estimate(settings: StageSettings, *, optimizer_steps: int | None) -> Estimate:
     """The needs of a stage that trains. Everything but its steps is None where the model's sizes cannot be told yet,
     its memory also where `max_seq_length` sets no bound to its rows."""
-    sizes = architecture(settings.model.name, revision=settings.model.revision)
+    sizes = of_stage(settings)
     if sizes is None:
         return Estimate(optimizer_steps=optimizer_steps, unknown=UNKNOWN)
     shape = longest(settings)
@@ -38,9 +38,7 @@ def estimate(settings: StageSettings, *, optimizer_steps: int | None) -> Estimat
         work=work(settings, sizes, usual(settings)),
         vram=vram,
         evaluation=evaluation,
-        at_least=weights.base(sizes, settings.model)
-        + state
-        + (trained if settings.model.lora else 0),
+        at_least=without_rows(settings, sizes),
         unknown="" if shape is not None else UNBOUNDED,
         ram=PROCESS,
         download=download(settings.model.name, sizes),
@@ -62,7 +60,7 @@ def generated(name: str, sizes: Architecture) -> int:
 
 def estimate_merge(settings: StageSettings) -> Estimate:
     """The needs of a stage that makes an adapter part of its base: the whole model in 16 bit, wherever it has room."""
-    sizes = architecture(settings.model.name, revision=settings.model.revision)
+    sizes = of_stage(settings)
     if sizes is None:
         return Estimate(optimizer_steps=None, unknown=UNKNOWN)
     whole = PUBLISHED * sizes.parameters

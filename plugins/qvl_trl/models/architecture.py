@@ -6,13 +6,13 @@ Reads at most one small config.json; imports nothing heavy and asks no network.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from qvl_run import plugins
+from qvl_run import caches, plugins
+from qvl_run.settings import StageSettings
 from qvl_trl.downloads.cache import RepoCache
 from qvl_trl.models.parts import Text, Vision
 
@@ -84,8 +84,18 @@ KNOWN: Mapping[str, Architecture] = {
 """By hub id."""
 
 
-def architecture(name: str, *, revision: str | None = None) -> Architecture | None:
-    """The sizes of the model that a job calls `name`, with or without `random:`.
+def of_stage(settings: StageSettings) -> Architecture | None:
+    """The sizes of the model that a stage is told to load, see `architecture`."""
+    drive = None if settings.downloads is None else Path(settings.downloads)
+    model = settings.model
+    return architecture(model.name, revision=model.revision, hub_cache=caches.hub_cache(drive))
+
+
+def architecture(
+    name: str, *, revision: str | None = None, hub_cache: Path | None = None
+) -> Architecture | None:
+    """The sizes of the model that a job calls `name`, with or without `random:`. `hub_cache` is the hub's, None for
+    that of this process.
 
     None where they cannot be told yet (a hub id that is neither in `KNOWN` nor in the hub's cache), or where it is no
     dense Qwen3-VL.
@@ -93,14 +103,16 @@ def architecture(name: str, *, revision: str | None = None) -> Architecture | No
     name = name.removeprefix(RANDOM)
     if name in KNOWN:
         return KNOWN[name]
-    config = _config(name, revision)
+    config = _config(name, revision, hub_cache)
     return None if config is None else from_config(config)
 
 
-def family(name: str, *, revision: str | None = None) -> str | None:
-    """What the config.json of the model that a job calls `name` says that it is, empty where it says nothing; None
+def family(settings: StageSettings) -> str | None:
+    """What the config.json of the model that a stage is told to load says that it is, empty where it says nothing; None
     where there is none here that can be read."""
-    config = _config(name, revision)
+    drive = None if settings.downloads is None else Path(settings.downloads)
+    model = settings.model
+    config = _config(model.name, model.revision, caches.hub_cache(drive))
     return None if config is None else str(config.get("model_type", ""))
 
 
@@ -149,13 +161,13 @@ def _kept(part: type[Text] | type[Vision], config: Mapping[str, Any]) -> dict[st
     return {name: value for name, value in config.items() if name in names}
 
 
-def _config(name: str, revision: str | None) -> Mapping[str, Any] | None:
+def _config(name: str, revision: str | None, hub_cache: Path | None) -> Mapping[str, Any] | None:
     """The config.json of a bundled model, of a folder, or of a hub id that is in the hub's cache."""
     if name in plugins.installed("qvl.models"):
         return _read(plugins.load("qvl.models", name).folder())
     if is_folder(name):
         return _read(Path(name))
-    cache = RepoCache(root=_hub_cache(), repo=name)
+    cache = RepoCache(root=hub_cache or caches.hub_cache(None), repo=name)
     commit = cache.commit(revision)
     return None if commit is None else _read(cache.snapshot(commit))
 
@@ -166,10 +178,3 @@ def _read(folder: Path) -> Mapping[str, Any] | None:
     except (OSError, ValueError):
         return None
     return config if isinstance(config, dict) else None
-
-
-def _hub_cache() -> Path:
-    """Where huggingface_hub keeps its cache: as its `constants` say, which are slow to import."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or f"{base}/huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()

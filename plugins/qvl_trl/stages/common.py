@@ -37,6 +37,5 @@ def _rows(data: DataSettings | None) -> int | None:
 
 def check_common(settings: StageSettings) -> Iterator[Finding]:
     """What no stage on TRL's trainers can do."""
-    yield from check_model(settings.model)
-    if settings.model.lora is not None:
-        yield from check_targets(settings.model)
+    yield from check_model(settings)
+    yield from check_targets(settings)

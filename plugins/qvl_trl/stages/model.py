@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qvl_run import plugins
 from qvl_run.contract import Finding
-from qvl_run.settings import ModelSettings
+from qvl_run.settings import ModelSettings, StageSettings
 from qvl_trl.models.architecture import (
     FAMILY,
     KNOWN,
@@ -27,9 +27,9 @@ _EXPERTS = re.compile(r"Qwen/Qwen3-VL-\d+B-A\d+B\b")
 """Names of mixtures of experts: so many parameters, so many of them active."""
 
 
-def check_model(model: ModelSettings) -> Iterator[Finding]:
+def check_model(settings: StageSettings) -> Iterator[Finding]:
     """What `random:` cannot make, a folder that holds no model, and what is no dense Qwen3-VL."""
-    name = model.name
+    model, name = settings.model, settings.model.name
     if name.startswith(RANDOM):
         yield from _check_random(model)
         return
@@ -40,7 +40,7 @@ def check_model(model: ModelSettings) -> Iterator[Finding]:
     elif name not in plugins.installed("qvl.models") and not _is_id(name):
         yield _nowhere(name)
         return
-    found = family(name, revision=model.revision)
+    found = family(settings)
     if found is None:
         yield from _check_id(name)
     elif found != FAMILY:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qvl_run.contract import Finding
-from qvl_run.settings import ModelSettings
+from qvl_run.settings import StageSettings
 from qvl_run.spec.diagnostic import did_you_mean
-from qvl_trl.models.architecture import architecture
+from qvl_trl.models.architecture import of_stage
 from qvl_trl.models.modules import HEAD, LINEAR, NAMES, meant
 
 
-def check_targets(model: ModelSettings) -> Iterator[Finding]:
+def check_targets(settings: StageSettings) -> Iterator[Finding]:
     """PEFT itself passes over a target that means nothing, where another means something."""
-    targets = model.lora.target_modules if model.lora else ()
+    lora = settings.model.lora
+    targets = lora.target_modules if lora else ()
     if isinstance(targets, str):
         return
-    sizes = architecture(model.name, revision=model.revision)
+    sizes = of_stage(settings)
     for number, target in enumerate(targets):
         at = f"model.lora.target_modules.{number}"
         found = set(meant(target, sizes))
