@@ -66,8 +66,12 @@ def scaled(published: tuple[float, float]) -> float:
 # Llama-2 7B). With this, 3000 steps of 16 rows of 128 tokens of ChatGLM-6B take 8 to 12 hours; somebody's took 7
 # (27182812/ChatGLM-LLaMA-chinese-insturct #34). The Colab guide's 9 hours for the three stages of `t4_full_pipeline`
 # are far more than all of these: it gives no settings to compare, and is an upper bound here.
+# The two slow cores of Colab's free machine are taken to need twice as long to start a kernel.
 _T4 = Rates(
-    flops=8.5e12, source=f"by what other trainings took on a T4, within a factor of {UNSURE}"
+    flops=8.5e12,
+    source=f"by what other trainings took on a T4, within a factor of {UNSURE}",
+    one_pass=2 * PASS,
+    decoded=2 * DECODED,
 )
 _SCALED = f"scaled from an H100 by the card's published speed, within a factor of {UNSURE}"
 _CARDS = {
