@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qvl_run.settings import ModelSettings
-from qvl_trl.memory.weights import Linear, Numbers, adapts, numbers, text_linears
+from qvl_trl.memory.weights import Numbers, numbers
+from qvl_trl.models.modules import Linear, adapts, text_linears
 from qvl_trl.models.parts import Text
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from qvl_run.settings import ModelSettings
 from qvl_trl.memory import weights
 from qvl_trl.memory.attention import saved_scores, scores
-from qvl_trl.memory.weights import Linear, Numbers
+from qvl_trl.memory.weights import Numbers
+from qvl_trl.models.modules import VISION, Linear, adapts, vision_linears
 from qvl_trl.models.parts import Vision
 
 ROTARY = 34
@@ -58,14 +59,14 @@ class Tower:
         )
         # In float32 what goes into both norms; queries and keys as they are once rotated, what all three are views of,
         # and what attention gives; what goes into the activation.
-        kept = 8 * own + size * (6 * own + wide) + self._linear(f"{weights.VISION}blocks.0.")
+        kept = 8 * own + size * (6 * own + wide) + self._linear(f"{VISION}blocks.0.")
         return patches * kept + self._scores(saved_scores, patches * picture)
 
     def _mergers(self, patches: int) -> int:
         """What goes into the norm, in float32, and into the activation; and into what is trained."""
         tokens = patches // self.vision.spatial_merge_size**2
         merger = (4 + self.numbers.compute) * self.vision.merged_size
-        return tokens * self.vision.mergers * (merger + self._linear(f"{weights.VISION}merger."))
+        return tokens * self.vision.mergers * (merger + self._linear(f"{VISION}merger."))
 
     def _linear(self, where: str) -> int:
         """Of a patch, or of a token, what the linear layers below `where` keep: what goes into each that is trained,
@@ -73,13 +74,13 @@ class Tower:
         lora, size = self.model.lora, self.numbers.compute
         return size * sum(
             one.inputs + (lora.r if lora is not None else 0)
-            for one in weights.vision_linears(self.vision)
+            for one in vision_linears(self.vision)
             if one.name.startswith(where) and self._trained(one)
         )
 
     def _trained(self, one: Linear) -> bool:
         lora = self.model.lora
-        return lora is None or weights.adapts(lora.target_modules, one.name)
+        return lora is None or adapts(lora.target_modules, one.name)
 
     def _scores(self, count: Callable[..., int], pairs: int) -> int:
         return count(self.model, heads=self.vision.num_heads, pairs=pairs)

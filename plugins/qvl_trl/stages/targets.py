@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from qvl_run.contract import Finding
 from qvl_run.settings import StageSettings
 from qvl_run.spec.diagnostic import did_you_mean
-from qvl_trl.models.architecture import of_stage
-from qvl_trl.models.modules import HEAD, LINEAR, NAMES, meant
+from qvl_trl.models.architecture import KNOWN, of_stage
+from qvl_trl.models.modules import HEAD, NAMES, OTHER, linears, means
 
 
 def check_targets(settings: StageSettings) -> Iterator[Finding]:
@@ -17,18 +17,18 @@ def check_targets(settings: StageSettings) -> Iterator[Finding]:
     targets = lora.target_modules if lora else ()
     if isinstance(targets, str):
         return
-    sizes = of_stage(settings)
+    # Of a model whose sizes are not known, layers as many as the largest has.
+    sizes = of_stage(settings) or max(KNOWN.values(), key=lambda known: known.parameters)
     for number, target in enumerate(targets):
         at = f"model.lora.target_modules.{number}"
-        found = set(meant(target, sizes))
-        others = sorted(found - set(LINEAR))
+        found = [one.name for one in linears(sizes) if means(target, one.name)]
+        others = [name for name in OTHER if means(target, name)]
         if HEAD in others:
             message = f"an adapter on {HEAD} would never be trained: TRL reads that layer's weights directly"
             yield Finding(at, message)
-        elif others and found != set(others):
-            linear = min(found - set(others))
+        elif others and found:
             message = f"{target} means {others[0]} too, which is no linear layer"
-            yield Finding(at, message, f'write "{".".join(linear.split(".")[-2:])}"')
+            yield Finding(at, message, f'write "{".".join(found[0].split(".")[-2:])}"')
         elif others:
             message = f"{target} is no linear layer: adapters are trained on those alone"
             yield Finding(at, message, f"known: {', '.join(NAMES)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from peft.tuners.tuners_utils import check_target_module_exists
 
-from qvl_trl.models.modules import HEAD, LINEAR, NAMES, OTHER, meant
+from qvl_trl.models.modules import HEAD, NAMES, OTHER, linears, means
 from tests.qvl_trl.models.test_architecture import known, on_meta
 
 
@@ -20,20 +19,24 @@ def modules() -> dict[str, Any]:
     return dict(on_meta(known("qvl-tiny")).named_modules())
 
 
+def linear() -> set[str]:
+    return {one.name for one in linears(known("qvl-tiny"))}
+
+
 def test_names_that_are_advised_mean_linear_layers_and_all_of_them() -> None:
-    found = [set(meant(name, None)) for name in NAMES]
-    assert set().union(*found) == set(LINEAR)
-
-
-def general(name: str) -> str:
-    return re.sub(r"\.[0-9]+\.", ".N.", name)
+    found = {name for name in linear() for target in NAMES if means(target, name)}
+    assert found == linear()
+    assert not any(means(target, name) for target in NAMES for name in OTHER)
 
 
 def test_every_module_that_an_adapter_may_be_on_is_known(modules: dict[str, Any]) -> None:
-    linear = {general(n) for n, module in modules.items() if isinstance(module, torch.nn.Linear)}
-    assert linear == {*LINEAR, HEAD}
+    found = {name: m for name, m in modules.items() if isinstance(m, torch.nn.Linear)}
+    assert set(found) == {*linear(), HEAD}
+    for one in linears(known("qvl-tiny")):
+        sizes = (found[one.name].in_features, found[one.name].out_features)
+        assert sizes == (one.inputs, one.outputs)
     others = (torch.nn.Embedding, torch.nn.Conv3d)
-    assert {general(n) for n, m in modules.items() if isinstance(m, others)} == {*OTHER} - {HEAD}
+    assert {n for n, m in modules.items() if isinstance(m, others)} == {*OTHER} - {HEAD}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,5 @@ def test_a_target_means_what_peft_takes_it_for(target: str, modules: dict[str, A
         layers_pattern=None,
         target_parameters=None,
     )
-    candidates = [n for n in modules if general(n) in {*LINEAR, *OTHER}]
-    taken = {general(n) for n in candidates if check_target_module_exists(config, n)}
-    assert set(meant(target, known("qvl-tiny"))) == taken
+    for name in (*linear(), *OTHER):
+        assert bool(check_target_module_exists(config, name)) == means(target, name)
