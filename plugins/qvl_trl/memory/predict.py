@@ -237,7 +237,10 @@ class _Stage:
         """However few rows are sampled at once, the pictures and the noise of the whole step are there."""
         rows, whole = sampled_at_once(self.settings), step_rows(self.settings)
         shape = self.shape
-        return self._generating("sampling", rows, shape.prompt, shape.tokens, there=whole)
+        sampled = self._generating("sampling", rows, shape.prompt, shape.tokens, there=whole)
+        # Afterwards TRL copies the pictures to their batches, while the last step's are there still.
+        shared = self._at("sampling", self._resting, batch=2 * self.pixels)
+        return max(sampled, shared, key=lambda one: one.total)
 
     def measuring(self) -> Iterator[Peak]:
         """What is measured before and after training."""

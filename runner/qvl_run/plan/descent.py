@@ -97,6 +97,7 @@ def _fewer_at_once(spec: StageSpec) -> Iterator[StageSpec]:
     rows = value_of(spec, AT_ONCE)
     if rows in (None, AUTO):
         return
+    rows = int(rows)
     while rows > 1:
         rows = -(-rows // 2)
         yield ladder.apply(spec, {AT_ONCE: rows})
