@@ -20,7 +20,7 @@ from qvl_run.plan.make import make_plan
 from qvl_run.plan.needs import UNMET
 from qvl_run.plan.places import places
 from qvl_run.plan.plan import Plan, StagePlan
-from qvl_run.run.preflight import findings, machine_here
+from qvl_run.run.preflight import drive_missing, findings, machine_here
 from qvl_run.run.show import details, headline
 from qvl_run.spec.batch import MICRO, STEPS
 from qvl_run.spec.data_check import check_data
@@ -62,19 +62,19 @@ def main(job: str, *, assume: str | None, as_json: bool, show_origin: bool, **op
         click.echo(loaded.shown(text(plan, judged=here is not None)))
     if any(f.severity == "error" for f in plan.findings):
         return exit_codes.MACHINE
-    return _stopped_at(plan)
+    # Of a drive that is not here, as of an assumed machine's, it is not known what it holds.
+    return _stopped_at(plan, known=not any(drive_missing(loaded, where)))
 
 
-def _stopped_at(plan: Plan) -> int:
+def _stopped_at(plan: Plan, *, known: bool) -> int:
     """The exit code of the first stage that could not begin, as things are: one that waits for a stage of this plan
-    can."""
+    can. `known`: whether what it starts from can be looked for."""
     names = {stage.spec.name for stage in plan.stages}
     for stage in plan.stages:
         if stage.state == "broken":
             return exit_codes.BROKEN
-        if stage.state == "no_input":
-            return exit_codes.USAGE
-        if stage.state == "waiting" and stage.spec.upstream not in names:
+        alone = stage.state == "waiting" and stage.spec.upstream not in names
+        if known and (alone or stage.state == "no_input"):
             return exit_codes.USAGE
     return exit_codes.DONE
 
