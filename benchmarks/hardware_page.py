@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
-from memory import peak, stage_settings, to_setting  # noqa: E402
+from memory import peak, predicted, to_setting  # noqa: E402
 from memory_settings import Setting  # noqa: E402
 
 from qvl_run import hardware, resources  # noqa: E402
@@ -24,9 +24,7 @@ from qvl_run.plan import vram  # noqa: E402
 from qvl_run.plan.fit import fit  # noqa: E402
 from qvl_run.spec.compose import Overlays  # noqa: E402
 from qvl_run.spec.load import load_job  # noqa: E402
-from qvl_trl.memory.predict import training_peak  # noqa: E402
 from qvl_trl.memory.shape import Shape  # noqa: E402
-from qvl_trl.models.architecture import architecture  # noqa: E402
 
 GIB = 2**30
 JOBS = ("t4_full_pipeline", "t4_full_pipeline_4b", "a100_full_pipeline")
@@ -59,18 +57,15 @@ def measurements() -> list[Measured]:
         for text in path.read_text(encoding="utf-8").splitlines():
             one = json.loads(text)
             setting = to_setting(one["setting"])
-            shape = Shape(**one["shape"])
-            sizes = architecture(setting.model)
-            assert sizes is not None
-            predicted = training_peak(stage_settings(setting), sizes, shape)
+            expected = predicted(one)
             found.append(
                 Measured(
                     setting=setting,
-                    shape=shape,
+                    shape=Shape(**one["shape"]),
                     gpu=one["gpu"],
                     measured=peak(one["measured"]),
-                    predicted=predicted.total,
-                    phase=predicted.phase,
+                    predicted=expected.total,
+                    phase=expected.phase,
                 )
             )
     return found
@@ -118,8 +113,8 @@ def markdown() -> str:
         "",
         "Models of the real sizes with random weights (`random:`), pictures of 640 x 480, texts of 30 to 150 tokens, "
         "PyTorch's allocator held to the cap. An H100 is no T4: memory and numerics are those of the job, its speed "
-        "is not; and the samples a second are those of a GPU that the programs beside it used too. Completions are "
-        "shorter than the jobs' own. `benchmarks/jobs.py` repeats it.",
+        "is not; and where other programs were at work beside it on the same GPU, their number is told, and alone it "
+        "would be faster. RAM: pages that no file stands behind. `benchmarks/jobs.py` repeats it.",
         "",
         *run_table(),
         "",
@@ -196,10 +191,10 @@ def _need(spec: Any, machine: hardware.Machine) -> Any:
 def run_table() -> Iterator[str]:
     """What runs of the shipped jobs took."""
     yield (
-        "| job | stage | GPU, cap | steps | longest row | predicted | measured | error | reserved | samples/s "
+        "| job | stage | GPU, cap | steps | longest row | predicted | measured | error | reserved | RAM | samples/s "
         "(programs beside it) | loss | fp16 scale |"
     )
-    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
     shown = set()
     for one in _runs():
         memory, job, stage = one["memory"], one["shipped"], one["stage"]
@@ -208,10 +203,14 @@ def run_table() -> Iterator[str]:
         losses = one["loss"]
         # GRPO's own is about 0 by its making.
         told = f"{losses[0]:.3f} to {losses[-1]:.3f}" if stage != "grpo" else "finite"
+        # Where the job's own length of completions was not kept to.
+        cut = f", completions of {one['completion']}" if one.get("completion") else ""
+        ram = _gib(one["ram"]) if one["ram"] else "not noted"
         yield (
             f"| {job} | {stage} | {one['gpu'].removeprefix('NVIDIA ')}, {one['cap']} GiB | {one['steps']} | "
-            f"{memory['tokens']:.0f} tokens | {_gib(memory['predicted'])} | {_gib(memory['training'])} | "
+            f"{memory['tokens']:.0f} tokens{cut} | {_gib(memory['predicted'])} | {_gib(memory['training'])} | "
             f"{memory['predicted'] / memory['training'] - 1:+.1%} | {_gib(memory['reserved'])} | "
+            f"{ram} | "
             f"{rate:.2f} ({one['beside']}) | {told} | {_scale(one)} |"
         )
     missing = [f"{job} {s}" for job in JOBS for s in STAGES if (job, s) not in shown]
@@ -247,6 +246,7 @@ def setting_table(found: Sequence[Measured]) -> Iterator[str]:
         size = setting.model.split("-VL-")[1].split("-")[0]
         base = setting.precision if setting.quantization == "none" else setting.quantization
         rank = "all weights" if setting.rank is None else f"r {setting.rank}"
+        rank += ", plain attention" if setting.attention == "eager" else ""
         rank += ", vision too" if setting.targets == "all-linear" else ""
         rank += ", 8-bit Adam" if setting.optim == "adamw_8bit" else ""
         yield (

@@ -24,7 +24,7 @@ from typing import Any
 import rows
 from host_memory import HostMemory
 
-from qvl_run import resources
+from qvl_run import hardware, resources
 from qvl_run.spec.job import Job
 from qvl_run.spec.load import load_job
 from qvl_trl.models.qvl_tiny import model as tiny
@@ -130,11 +130,9 @@ def end(process: subprocess.Popen[bytes], seconds: float | None) -> None:
 
 def environment(cap: float) -> dict[str, str]:
     """Variables under which PyTorch's allocator takes no more than `cap` GiB."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    whole = int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).total)
-    share = cap * GIB / whole
+    gpu = hardware.probe().gpu
+    assert gpu is not None
+    share = cap * GIB / gpu.vram
     allocator = f"per_process_memory_fraction:{share:.5f},expandable_segments:True"
     plugins = os.pathsep.join(filter(None, (str(PLUGIN), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTORCH_ALLOC_CONF": allocator, "PYTHONPATH": plugins}
@@ -178,11 +176,9 @@ def training(checkpoint: Path) -> dict[str, Any]:
 
 def gpu_name() -> str:
     """The GPU's name."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
-    return str(name)
+    gpu = hardware.probe().gpu
+    assert gpu is not None
+    return gpu.name
 
 
 def line(one: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from memory_settings import Setting, settings
 from meter import Meter, dtypes, listen, watch
 
 from qvl_run import plugins
+from qvl_run.contract import Peak
 from qvl_run.settings import (
     DataSettings,
     LoraSettings,
@@ -35,6 +36,9 @@ from qvl_run.settings import (
     TrainingSettings,
 )
 from qvl_run.spec.schema import with_defaults
+from qvl_trl.memory.predict import training_peak
+from qvl_trl.memory.shape import Shape
+from qvl_trl.models.architecture import architecture
 
 KINDS = {"sft": "sft", "dpo": "preference", "grpo": "prompt"}
 STEPS = 2
@@ -87,6 +91,7 @@ def stage_settings(setting: Setting) -> StageSettings:
             name=setting.model,
             precision=setting.precision,
             quantization=setting.quantization,
+            attention=setting.attention,
             lora=lora,
             image_tokens=(64, 4096),
         ),
@@ -109,8 +114,6 @@ def measure(setting: Setting, *, folder: Path) -> dict[str, Any]:
     """What `setting` takes, predicted and measured."""
     import torch
 
-    from qvl_trl.memory.predict import phases
-    from qvl_trl.models.architecture import architecture
     from qvl_trl.policy.artifact import save_artifact
     from qvl_trl.policy.load import load_policy
     from qvl_trl.policy.lora import unrounded
@@ -161,9 +164,6 @@ def measure(setting: Setting, *, folder: Path) -> dict[str, Any]:
         meter.phase("between")
         shape = trainer.seen.shape()
         assert shape is not None
-        sizes = architecture(setting.model)
-        assert sizes is not None
-        predicted = {one.phase: one.total for one in phases(chosen, sizes, shape)}
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         found = {
             "setting": asdict(setting),
@@ -173,7 +173,6 @@ def measure(setting: Setting, *, folder: Path) -> dict[str, Any]:
             "before": before,
             "measured": meter.peaks,
             "reserved": meter.reserved,
-            "predicted": predicted,
             "losses": losses,
             "dtypes": {**dtypes(policy.model), **meter.arriving},
             "seconds": seconds,
@@ -246,16 +245,24 @@ def run(args: argparse.Namespace) -> None:
 def line(found: Mapping[str, Any]) -> str:
     """One measurement for people."""
     one = to_setting(found["setting"])
-    measured, predicted = peak(found["measured"]), max(found["predicted"].values())
-    phase = max(found["predicted"], key=found["predicted"].get)
-    ratio = predicted / measured
+    measured, expected = peak(found["measured"]), predicted(found)
+    ratio = expected.total / measured
     name = one.model.split("-VL-")[-1].split("-")[0]
     return (
         f"{one.uses:5}{name} {one.precision} {one.quantization:5} r{one.rank} {one.batch}x{one.accumulation} "
         f"{'ckpt' if one.checkpointing else 'full'} {one.image[0]}x{one.image[1]} {found['shape']['prompt']}+"
-        f"{found['shape']['answer']} measured {measured / GIB:.3f} predicted {predicted / GIB:.3f} ({phase}) "
+        f"{found['shape']['answer']} "
+        f"measured {measured / GIB:.3f} predicted {expected.total / GIB:.3f} ({expected.phase}) "
         f"{ratio - 1:+.1%}{' held out' if one.held_out else ''}"
     )
+
+
+def predicted(found: Mapping[str, Any]) -> Peak:
+    """What is predicted today for the rows that a measurement saw."""
+    setting = to_setting(found["setting"])
+    sizes = architecture(setting.model)
+    assert sizes is not None
+    return training_peak(stage_settings(setting), sizes, Shape(**found["shape"]))
 
 
 def peak(measured: Mapping[str, int]) -> int:
@@ -272,7 +279,7 @@ def table(args: argparse.Namespace) -> None:
         ("fitted", [one for one in found if not one["setting"]["held_out"]]),
         ("held out", [one for one in found if one["setting"]["held_out"]]),
     ):
-        errors = [max(one["predicted"].values()) / peak(one["measured"]) - 1 for one in group]
+        errors = [predicted(one).total / peak(one["measured"]) - 1 for one in group]
         if errors:
             print(f"{name}: {len(errors)} settings, error {min(errors):+.1%} to {max(errors):+.1%}")
 

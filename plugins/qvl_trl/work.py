@@ -116,10 +116,7 @@ class _Step:
     @property
     def sees(self) -> bool:
         """Whether the vision tower is trained."""
-        lora = self.settings.model.lora
-        return lora is None or any(
-            weights.adapted(name, lora.target_modules) for name in weights.VISION
-        )
+        return weights.trains_vision(self.architecture.vision, self.settings.model.lora)
 
     @property
     def refers(self) -> int:

@@ -144,7 +144,7 @@ def validate(job: str, **options: Any) -> None:
 @click.option(
     "--assume",
     metavar="TIER",
-    help="Plan for a machine that is not here: t4, l4, a100-40gb, cpu ...",
+    help="Plan for a machine that is not here: t4, l4, a100-40gb, rtx4090, cpu ... Without it, plan is for this one.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as data.")
 @click.option("--show-origin", is_flag=True, help="Every value of the job, and where it was set.")

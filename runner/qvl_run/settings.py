@@ -107,7 +107,7 @@ class EvaluationSettings:
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
     """All that one stage is told. `options` is the job's `with:`, valid under the stage's own schema and with
-    that schema's defaults filled in."""
+    that schema's defaults filled in; `downloads` the drive that keeps what is downloaded, see `caches`."""
 
     name: str
     uses: str
@@ -118,6 +118,7 @@ class StageSettings:
     evaluation: EvaluationSettings | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     wandb: bool = False
+    downloads: str | None = None
 
 
 def to_json(settings: Any) -> Any:

@@ -145,13 +145,14 @@ def test_a_plan_for_a_gpu_that_is_not_here_is_shown_and_says_that_it_would_be_re
     assert here.stdout.strip().endswith(refused.stderr.strip())
     gone = qvl_run("plan", "t4_full_pipeline", "--assume", "v100")
     assert "(assumed: v100; Colab no longer offers it)" in gone.stdout
+    assert "warning[QVL424]: a torch for CUDA 12.8 or later has no kernels" in gone.stdout
     assert gone.returncode == 0
 
 
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["plan", "JOB", "--assume", "t5"], 'did you mean "t4"?'),
+        (["plan", "JOB", "--assume", "t5"], "known: cpu, t4, v100, l4,"),
         (["plan", "JOB", "--stage", "stf"], "sft"),
         (["JOB", "--stage", "stf"], "error[QVL010]"),
         (["nothing.yaml"], "error[QVL001]: there is no file nothing.yaml"),

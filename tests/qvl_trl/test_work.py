@@ -12,7 +12,7 @@ from qvl_run.contract import Work
 from qvl_run.hardware import profile
 from qvl_run.plan import decide
 from qvl_run.plan.fit import fit
-from qvl_run.plan.pace import H100, rates, seconds
+from qvl_run.plan.pace import H100, UNSURE, rates, seconds
 from qvl_run.resources import shipped_jobs
 from qvl_run.settings import LoraSettings, ModelSettings, StageSettings, TrainingSettings
 from qvl_run.spec.load import load_job
@@ -143,7 +143,24 @@ def test_steps_measured_on_an_h100_are_met_within_a_third(
     assert seconds(work(found, TWO, usual(found)), H100) == pytest.approx(measured, rel=0.33)
 
 
-def test_on_a_t4_the_three_stages_take_together_what_the_guide_says() -> None:
+# A step of 8 packed rows of 2048 tokens of Gemma-2B, layers computed again: 18 layers, 2.5e9 parameters. A step of 16
+# rows of 128 tokens of ChatGLM-6B, one at a time: 28 layers, 6.2e9 parameters. See `pace` for where they are from.
+@pytest.mark.parametrize(
+    ("found", "took"),
+    [
+        (Work(flops=round(2 * 3 * 2.5e9 * 8 * 2048), passes=18 * 3 * 4), 1.64 * 2119 / 120),
+        (Work(flops=round(2 * 2 * 6.2e9 * 16 * 128), passes=28 * 2 * 16), 7 * 3600 / 3000),
+    ],
+)
+def test_what_others_took_on_a_t4_is_met_within_the_factor_that_is_told(
+    found: Work, took: float
+) -> None:
+    known = rates("Tesla T4")
+    assert known is not None
+    assert took / UNSURE < seconds(found, known) < took * UNSURE
+
+
+def test_on_a_t4_the_three_stages_take_together_no_longer_than_the_guide_says() -> None:
     job, t4 = load_job(shipped_jobs()["t4_full_pipeline"]), profile("t4")
     known = rates("Tesla T4")
     assert known is not None
@@ -154,6 +171,5 @@ def test_on_a_t4_the_three_stages_take_together_what_the_guide_says() -> None:
         assert needs.work is not None
         assert needs.optimizer_steps is not None
         hours[name] = seconds(needs.work, known) * needs.optimizer_steps / 3600
-    assert sum(hours.values()) == pytest.approx(9, rel=0.15)
     for name, guide in (("sft", 4), ("dpo", 2), ("grpo", 3)):
-        assert guide / 3 < hours[name] < guide * 3
+        assert 0 < hours[name] < guide

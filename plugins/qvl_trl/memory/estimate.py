@@ -7,17 +7,17 @@ from dataclasses import replace
 from qvl_run.contract import Estimate, Peak
 from qvl_run.settings import Precision, StageSettings
 from qvl_trl.memory import weights
-from qvl_trl.memory.predict import evaluation_peak, training_peak
+from qvl_trl.memory.predict import evaluation_peak, training_peak, without_rows
 from qvl_trl.memory.shape import longest
-from qvl_trl.models.architecture import RANDOM, Architecture, architecture, on_hub
+from qvl_trl.models.architecture import RANDOM, Architecture, of_stage, on_hub
 from qvl_trl.work import usual, work
 
 PROCESS = 3 * 1024**3
 """Bytes of RAM of a process with the training libraries and CUDA loaded, beside weights that lie there: 2.0 to 2.8 GiB
 that no file stands behind were seen on an H100 (`benchmarks/host_memory.py`). Weights go to the GPU as they are read;
 a file of them is in memory once more while it is written."""
-FILES = 32 * 1024**2
-"""Bytes of a folder's small files: tokenizer, processor, the trainer's state."""
+SMALL_FILES, WORD = 64 * 1024, 80
+"""Bytes of a folder's small files, and of a word in its tokenizer.json: 36 KiB for `qvl-tiny`, 11 MB for Qwen3-VL."""
 UNBOUNDED = "training.max_seq_length sets no bound to its rows"
 UNKNOWN = "the sizes of its model are not known before its config.json is here"
 PUBLISHED = 2
@@ -27,7 +27,7 @@ PUBLISHED = 2
 def estimate(settings: StageSettings, *, optimizer_steps: int | None) -> Estimate:
     """The needs of a stage that trains. Everything but its steps is None where the model's sizes cannot be told yet,
     its memory also where `max_seq_length` sets no bound to its rows."""
-    sizes = architecture(settings.model.name, revision=settings.model.revision)
+    sizes = of_stage(settings)
     if sizes is None:
         return Estimate(optimizer_steps=optimizer_steps, unknown=UNKNOWN)
     shape = longest(settings)
@@ -42,16 +42,19 @@ def estimate(settings: StageSettings, *, optimizer_steps: int | None) -> Estimat
         work=work(settings, sizes, usual(settings)),
         vram=vram,
         evaluation=evaluation,
-        at_least=weights.base(sizes, settings.model)
-        + state
-        + (trained if settings.model.lora else 0),
+        at_least=without_rows(settings, sizes),
         unknown="" if shape is not None else UNBOUNDED,
         ram=PROCESS,
         download=download(settings.model.name, sizes),
         generated=generated(settings.model.name, sizes),
-        checkpoint=trained + state + FILES,
-        output=trained + FILES,
+        checkpoint=trained + state + small_files(sizes),
+        output=trained + small_files(sizes),
     )
+
+
+def small_files(sizes: Architecture) -> int:
+    """Bytes of what lies beside the weights: tokenizer, processor, the trainer's state."""
+    return SMALL_FILES + WORD * sizes.text.vocab_size
 
 
 def download(name: str, sizes: Architecture) -> int:
@@ -66,7 +69,7 @@ def generated(name: str, sizes: Architecture) -> int:
 
 def estimate_merge(settings: StageSettings) -> Estimate:
     """The needs of a stage that makes an adapter part of its base: the whole model in 16 bit, wherever it has room."""
-    sizes = architecture(settings.model.name, revision=settings.model.revision)
+    sizes = of_stage(settings)
     if sizes is None:
         return Estimate(optimizer_steps=None, unknown=UNKNOWN)
     whole = PUBLISHED * sizes.parameters
@@ -80,7 +83,7 @@ def estimate_merge(settings: StageSettings) -> Estimate:
         checkpoint=0,
         download=download(settings.model.name, sizes),
         generated=generated(settings.model.name, sizes),
-        output=whole + FILES,
+        output=whole + small_files(sizes),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qvl_run.settings import ModelSettings
-from qvl_trl.memory.weights import LANGUAGE, Numbers, adapted, numbers
+from qvl_trl.memory.weights import Linear, Numbers, adapts, numbers, text_linears
 from qvl_trl.models.parts import Text
 
 
@@ -27,7 +27,7 @@ class Layer:
         return numbers(self.model)
 
     @property
-    def between(self) -> int:
+    def input(self) -> int:
         """The layer's input: all that is kept of a layer that is computed again in the backward pass."""
         return self.text.hidden_size * self.numbers.residual
 
@@ -37,20 +37,25 @@ class Layer:
         return self._norms + self._inputs + self._attention + self._mlp
 
     @property
-    def again(self) -> int:
+    def recomputed(self) -> int:
         """Of a layer that is computed again, when most of it is alive: what is saved, and around its last product the
         sums of the residual stream."""
-        return self.saved + self._product + 5 * self.between
+        return self.saved + self._product + 5 * self.input
 
     @property
-    def passing(self) -> int:
+    def forward_workspace(self) -> int:
         """Where nothing is saved: the activation, and the output of up as its adapter's is added to it in float32."""
-        return self.text.intermediate_size * (3 * self.numbers.residual + 6) + 6 * self.between
+        return self.text.intermediate_size * (3 * self.numbers.residual + 6) + 6 * self.input
 
     @property
-    def moment(self) -> int:
+    def attention_workspace(self) -> int:
+        """Around attention, its scores left out, where nothing is saved."""
+        return self._attention + 4 * self.input
+
+    @property
+    def backward_workspace(self) -> int:
         """Around the last product, beside what is saved."""
-        return self._product + 5 * self.between
+        return self._product + 5 * self.input
 
     @property
     def cache(self) -> int:
@@ -58,12 +63,14 @@ class Layer:
         return 2 * self._keys * self.numbers.residual
 
     @property
-    def held(self) -> int:
-        """What stays whether or not the layer is computed again: bitsandbytes' product in 8 bits keeps its input, in 16
-        bits and in 8, where autograd's hooks do not see it (bitsandbytes/autograd/_functions.py, MatMul8bitLt)."""
+    def int8_inputs(self) -> int:
+        """What stays whether or not the layer is computed again: bitsandbytes' product in 8 bits keeps its input, as it
+        comes, where autograd's hooks do not see it (bitsandbytes/autograd/_functions.py, MatMul8bitLt). Linear layers
+        of the same input keep it once."""
         if self.model.quantization != "int8":
             return 0
-        return 3 * sum(self._widths.values())
+        as_held = 2 * self.text.hidden_size + self.text.intermediate_size
+        return self.numbers.residual * as_held + self.numbers.compute * self._queries
 
     @property
     def _queries(self) -> int:
@@ -74,11 +81,14 @@ class Layer:
         return self.text.num_key_value_heads * self.text.head_dim
 
     @property
-    def _widths(self) -> dict[str, int]:
-        """What goes into each linear layer."""
-        hidden = self.text.hidden_size
-        inputs = dict.fromkeys(LANGUAGE, hidden)
-        return inputs | {"o_proj": self._queries, "down_proj": self.text.intermediate_size}
+    def _trained(self) -> dict[str, Linear]:
+        """The linear layers of a layer that are trained, in whichever layer that may be, by their own names."""
+        lora = self.model.lora
+        return {
+            one.name.rpartition(".")[2]: one
+            for one in text_linears(self.text)
+            if lora is None or adapts(lora.target_modules, one.name)
+        }
 
     @property
     def _norms(self) -> int:
@@ -89,14 +99,14 @@ class Layer:
     @property
     def _inputs(self) -> int:
         """What goes into the linear layers, as far as a gradient needs it."""
-        lora, inputs = self.model.lora, self._widths
-        wanted = {n for n in LANGUAGE if lora is None or adapted(n, lora.target_modules)}
-        rank = 0 if lora is None else lora.r * len(wanted)
+        trained = self._trained
+        rank = 0 if self.model.lora is None else self.model.lora.r * len(trained)
         if self.numbers.mixed:
             # Each linear layer casts its input anew; what is not cast is shared with its neighbours.
-            return self.numbers.compute * (sum(inputs[name] for name in wanted) + rank)
+            return self.numbers.compute * (sum(one.inputs for one in trained.values()) + rank)
         groups = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("down_proj",))
-        return 4 * (rank + sum(inputs[names[0]] for names in groups if wanted & set(names)))
+        shared = [[trained[name].inputs for name in group if name in trained] for group in groups]
+        return 4 * (rank + sum(max(inputs, default=0) for inputs in shared))
 
     @property
     def _attention(self) -> int:

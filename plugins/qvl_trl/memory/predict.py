@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from qvl_run.contract import Peak
 from qvl_run.settings import StageSettings
 from qvl_trl.memory import weights
+from qvl_trl.memory.attention import expands, saved_scores, scores
 from qvl_trl.memory.layers import Layer
 from qvl_trl.memory.shape import Shape
+from qvl_trl.memory.tower import Tower
 from qvl_trl.memory.weights import Numbers
 from qvl_trl.models.architecture import Architecture
 from qvl_trl.models.parts import Text, Vision
@@ -24,9 +26,6 @@ MARGIN = 0.02
 LIBRARIES = 64 * 2**20
 """Workspaces of cuBLAS, which lie in PyTorch's allocator: 32 MiB a thread that multiplies on a GPU of capability 9.0,
 8 below (aten/src/ATen/cuda/CublasHandlePool.cpp)."""
-TURNING = 34
-"""Bytes a number of the vision tower's width and patch, where most of it is alive: queries and keys are turned in
-float32, out of place."""
 SCORED = 256
 """Tokens whose logits are there at once where held-out rows are scored (`qvl_trl.evaluation.likelihood`)."""
 QUESTION = 512
@@ -41,6 +40,13 @@ def evaluation_peak(
     return max(stage.measuring(), key=lambda one: one.total, default=None)
 
 
+def without_rows(settings: StageSettings, architecture: Architecture) -> int:
+    """Bytes that no row changes, in the optimizer's step: a bound from below, with nothing added for safety."""
+    nothing = Shape(prompt=0, answer=0, image_tokens=0, padded=False)
+    peak = _Stage(settings=settings, architecture=architecture, shape=nothing).update()
+    return peak.total - peak.parts["margin"]
+
+
 def training_peak(settings: StageSettings, architecture: Architecture, shape: Shape) -> Peak:
     """Of the training loop, with rows of `shape`."""
     return max(phases(settings, architecture, shape), key=lambda one: one.total)
@@ -53,6 +59,8 @@ def phases(settings: StageSettings, architecture: Architecture, shape: Shape) ->
     yield stage.loss()
     yield stage.backward()
     yield stage.update()
+    if stage.tower.trained:
+        yield stage.vision_backward()
     if settings.uses == "dpo":
         yield stage.reference()
     if settings.uses == "grpo":
@@ -79,9 +87,12 @@ class _Stage:
 
     @property
     def layer(self) -> Layer:
-        # fp16 is for GPUs without bf16, which have no flash kernel either: see qvl_trl.policy.attention.
-        expanded = self.shape.padded or self.settings.model.precision == "fp16"
+        expanded = expands(self.settings.model, padded=self.shape.padded)
         return Layer(text=self.text, model=self.settings.model, expanded=expanded)
+
+    @property
+    def tower(self) -> Tower:
+        return Tower(vision=self.vision, model=self.settings.model)
 
     @property
     def rows(self) -> int:
@@ -123,12 +134,12 @@ class _Stage:
         return 4 * self.trained
 
     @property
-    def casts(self) -> int:
+    def autocast(self) -> int:
         """Trained weights in half precision: autocast keeps what it has cast."""
         return self.trained * self.numbers.compute if self.numbers.mixed else 0
 
     @property
-    def spread(self) -> int:
+    def dequantized(self) -> int:
         """One quantized weight, the largest, as it is multiplied."""
         if self.settings.model.quantization == "none":
             return 0
@@ -144,46 +155,60 @@ class _Stage:
     @property
     def kept(self) -> int:
         """For the backward pass: of all layers, and of the embedded tokens with the pictures put in."""
-        again = self.settings.training.gradient_checkpointing
-        layer = self.layer.between if again else self.layer.saved
-        layers = self.text.num_hidden_layers * (layer + self.layer.held)
-        masks = self.mask * (1 if again else self.text.num_hidden_layers)
-        return (layers + 2 * self.hidden) * self.tokens + masks + self.pictures + self.seen
+        layer = self.layer.input if self.recomputed else self.layer.saved
+        layers = self.text.num_hidden_layers * (layer + self.layer.int8_inputs)
+        masks = self.masks
+        tower = self.tower.saved(self.patches, picture=self.picture, recomputed=self.recomputed)
+        return (layers + 2 * self.hidden) * self.tokens + masks + self.pictures + tower
 
     @property
-    def mask(self) -> int:
-        """What one layer's attention adds to its scores where rows are padded; `eager` keeps the scores themselves, in
-        float32 and as they are multiplied."""
+    def masks(self) -> int:
+        """What attention adds to its scores where rows are padded, and the scores where it writes them: of every layer,
+        or of the one that is recomputed."""
+        kept = self.saved_scores
+        if not kept and self.shape.padded:
+            kept = self.rows * self.shape.tokens**2 * self.numbers.compute
+        return kept if self.recomputed else self.text.num_hidden_layers * kept
+
+    @property
+    def saved_scores(self) -> int:
+        """Of one layer."""
         pairs = self.rows * self.shape.tokens**2
-        if self.settings.model.attention == "eager":
-            return pairs * self.text.num_attention_heads * (4 + 2 * self.numbers.compute)
-        return pairs * self.numbers.compute if self.shape.padded else 0
+        return saved_scores(self.settings.model, heads=self.text.num_attention_heads, pairs=pairs)
+
+    def passing(self, rows: int, length: int) -> int:
+        """The language model at work on rows of so many tokens, nothing saved."""
+        tokens = rows * length
+        attention = self.layer.attention_workspace * tokens + self.scores(tokens * length)
+        return max(self.layer.forward_workspace * tokens, attention)
+
+    def scores(self, pairs: int) -> int:
+        """Of one layer, for so many pairs of tokens."""
+        return scores(self.settings.model, heads=self.text.num_attention_heads, pairs=pairs)
 
     @property
-    def seen(self) -> int:
-        """Of the vision tower, where it is trained too."""
-        model, wide = self.settings.model, self.vision.intermediate_size
-        if model.lora is not None and not any(
-            weights.adapted(name, model.lora.target_modules) for name in weights.VISION
-        ):
-            return 0
-        own, size = self.vision.hidden_size, self.numbers.compute
-        # In float32 the inputs of both norms; those of the linear layers, of attention and of the activation.
-        block = 8 * own + size * (3 * own + wide) + size * (4 * own + wide)
-        between = own * self.numbers.residual
-        depth = self.vision.depth
-        again = self.settings.training.gradient_checkpointing
-        return (
-            self.rows * self.shape.patches * (between * depth + block if again else block * depth)
-        )
+    def recomputed(self) -> bool:
+        return self.settings.training.gradient_checkpointing
 
     @property
-    def looking(self) -> int:
-        """The vision tower at work, nothing saved."""
-        return self.rows * self.shape.patches * self.vision.hidden_size * TURNING
+    def patches(self) -> int:
+        """Of the pictures that go through the vision tower at once."""
+        return self.rows * self.shape.patches
+
+    @property
+    def picture(self) -> int:
+        """Patches that attend to each other: those of a row, as if they were one picture's."""
+        return self.shape.patches
+
+    @property
+    def vision_workspace(self) -> int:
+        """The vision tower at work."""
+        return self.tower.workspace(self.patches, picture=self.picture)
 
     def seeing(self) -> Peak:
-        return self._at("pictures", self._standing, vision=self.looking, casts=self.casts)
+        return self._at(
+            "vision tower", self._standing, vision=self.vision_workspace, autocast=self.autocast
+        )
 
     def loss(self) -> Peak:
         scored = self.rows * self.shape.answer
@@ -203,21 +228,38 @@ class _Stage:
             self._standing,
             activations=self.kept + norm,
             logits=tile + copies,
-            casts=self.casts,
+            autocast=self.autocast,
         )
 
     def backward(self) -> Peak:
-        again = self.settings.training.gradient_checkpointing
-        work = self.layer.again if again else self.layer.moment
-        kept = self.kept + work * self.tokens
-        casts = self.casts // self.text.num_hidden_layers if again else self.casts
-        parts = {"activations": kept, "casts": casts, "unpacked weight": self.spread}
+        recomputed, layer = self.recomputed, self.layer
+        work = (layer.recomputed if recomputed else layer.backward_workspace) * self.tokens
+        # Scores that were written out have gradients as large; the work around the activation is over by then.
+        attention = self.saved_scores
+        if attention and recomputed:
+            attention += layer.saved * self.tokens
+        kept = self.kept + max(work, attention)
+        layers = self.text.num_hidden_layers if recomputed else 1
+        parts = {
+            "activations": kept,
+            "autocast": self.autocast // layers,
+            "dequantized weight": self.dequantized,
+        }
         if self.accumulation == 1:
             # The gradients grow while what is kept is given back.
-            layer = self.layer.between if again else self.layer.saved
-            shrinking = self.text.num_hidden_layers * layer * self.tokens
+            each = layer.input if recomputed else layer.saved
+            shrinking = self.text.num_hidden_layers * each * self.tokens
             parts["gradients"] = max(0, self.gradients - shrinking)
         return self._at("backward", self._standing, **parts)
+
+    def vision_backward(self) -> Peak:
+        """The language model's part is done: its gradients are there, its activations are not."""
+        tower, patches = self.tower, self.patches
+        kept = tower.saved(patches, picture=self.picture, recomputed=self.recomputed)
+        if self.recomputed:
+            kept += tower.block(patches, picture=self.picture)
+        parts = {"vision": kept + self.vision_workspace, "gradients": self.gradients}
+        return self._at("vision backward", {**self._standing, "gradients": 0}, **parts)
 
     def update(self) -> Peak:
         eight_bit = self.settings.training.optim == "adamw_8bit"
@@ -229,8 +271,9 @@ class _Stage:
         return self._at("optimizer step", held, **{"optimizer's work": work})
 
     def reference(self) -> Peak:
-        work = max(self.layer.passing * self.tokens + self.pictures, self.looking)
-        parts = {"activations": self.kept, "reference": work, "casts": self.casts}
+        passing = self.passing(self.rows, self.shape.tokens)
+        work = max(passing + self.pictures, self.vision_workspace)
+        parts = {"activations": self.kept, "reference": work, "autocast": self.autocast}
         return self._at("reference", self._standing, **parts)
 
     def sampling(self) -> Peak:
@@ -256,7 +299,8 @@ class _Stage:
         """Held-out rows: of some scored tokens all words' logits, as they come and twice in float32."""
         scored = self.rows * self.shape.answer
         logits = min(scored, SCORED) * self.text.vocab_size * (self.numbers.compute + 8)
-        work = self.layer.passing * self.tokens + self.pictures + 2 * self.tokens * self.hidden
+        passing = self.passing(self.rows, self.shape.tokens)
+        work = passing + self.pictures + 2 * self.tokens * self.hidden
         return self._at("held-out rows", self._resting, activations=work, logits=logits)
 
     def _generating(
@@ -265,14 +309,16 @@ class _Stage:
         """`rows` answers at once, of `there`, to prompts of `prompt` tokens, until they are `whole` tokens long."""
         there, share = there or rows, rows / self.rows
         pixels = round(share * self.pixels / self.accumulation)
-        looking = round(share * self.looking) + pixels // 4 * self.numbers.weight
+        patches = rows * self.shape.patches
+        looking = self.tower.workspace(patches, picture=self.picture)
+        looking += pixels // 4 * self.numbers.weight
         cache = rows * self.layer.cache * self.text.num_hidden_layers
         seen = rows * self.shape.image_tokens * self.text.hidden_size * self.numbers.compute
-        layer = self.layer.passing + 4 * self.hidden
-        reading = layer * rows * prompt + seen * self.vision.mergers
+        reading = self.passing(rows, prompt) + rows * prompt * 4 * self.hidden
+        reading += seen * self.vision.mergers
         # The pictures of these rows, beside those that are there anyway.
         batch = self._resting["batch"] + pixels * there // rows
-        held = {**self._resting, "batch": batch, "unpacked weight": self.spread}
+        held = {**self._resting, "batch": batch, "dequantized weight": self.dequantized}
         # A layer's keys and values are there twice while one token's are added; of all words several float32, one of
         # them noise.
         words = 4 * (4 * rows + there) * self.text.vocab_size

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from qvl_run.settings import LoraSettings, ModelSettings, StageSettings
 from qvl_trl.models.architecture import Architecture
+from qvl_trl.models.parts import Text, Vision
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight: 4 bits, a scale of 8 bits a block of 64, one of 32 bits 256 blocks (Dettmers et al. 2023,
 arXiv:2305.14314, double quantization)."""
-LANGUAGE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-VISION = ("qkv", "proj", "linear_fc1", "linear_fc2")
+TEXT, VISION = "model.language_model.", "model.visual."
+"""Where the two parts begin, in the names of transformers' modules."""
+
+
+class Linear(NamedTuple):
+    """A linear layer, by the name of its module."""
+
+    name: str
+    inputs: int
+    outputs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,38 +71,72 @@ def trained(architecture: Architecture, lora: LoraSettings | None) -> int:
     if lora is None:
         return architecture.parameters
     return lora.r * sum(
-        ins + outs
-        for name, ins, outs in linears(architecture)
-        if adapted(name, lora.target_modules)
+        one.inputs + one.outputs
+        for one in linears(architecture)
+        if adapts(lora.target_modules, one.name)
     )
 
 
-def adapted(name: str, targets: tuple[str, ...] | str) -> bool:
-    """Whether an adapter of `targets` is on the linear layers called `name`."""
+def trains_vision(vision: Vision, lora: LoraSettings | None) -> bool:
+    """Whether any weight of the vision tower is trained, or an adapter on it."""
+    return lora is None or any(
+        adapts(lora.target_modules, one.name) for one in vision_linears(vision)
+    )
+
+
+def adapts(targets: tuple[str, ...] | str, name: str) -> bool:
+    """Whether `targets` put an adapter on the linear layer called `name`, as PEFT matches them
+    (peft/tuners/tuners_utils.py, check_target_module_exists): a name's end, from a dot on."""
     if targets == "language":
-        return name in LANGUAGE
+        return name.startswith(TEXT)
     if targets == "all-linear":
         return True
-    return any(target.split(".")[-1] == name for target in targets)
+    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def linears(architecture: Architecture) -> list[tuple[str, int, int]]:
-    """Every linear layer but the output layer: its name, its inputs, its outputs."""
-    text, vision = architecture.text, architecture.vision
+def linears(architecture: Architecture) -> tuple[Linear, ...]:
+    """Every linear layer but the output layer."""
+    return text_linears(architecture.text) + vision_linears(architecture.vision)
+
+
+@lru_cache
+def text_linears(text: Text) -> tuple[Linear, ...]:
+    """Those of the language model."""
     wide, hidden = text.intermediate_size, text.hidden_size
     queries, keys = (
         n * text.head_dim for n in (text.num_attention_heads, text.num_key_value_heads)
     )
     layer = [
-        ("q_proj", hidden, queries), ("k_proj", hidden, keys), ("v_proj", hidden, keys), ("o_proj", queries, hidden),
-        ("gate_proj", hidden, wide), ("up_proj", hidden, wide), ("down_proj", wide, hidden),
+        ("self_attn.q_proj", hidden, queries), ("self_attn.k_proj", hidden, keys),
+        ("self_attn.v_proj", hidden, keys), ("self_attn.o_proj", queries, hidden),
+        ("mlp.gate_proj", hidden, wide), ("mlp.up_proj", hidden, wide), ("mlp.down_proj", wide, hidden),
     ]  # fmt: skip
+    return tuple(
+        Linear(f"{TEXT}layers.{number}.{name}", ins, outs)
+        for number in range(text.num_hidden_layers)
+        for name, ins, outs in layer
+    )
+
+
+@lru_cache
+def vision_linears(vision: Vision) -> tuple[Linear, ...]:
+    """Those of the vision tower and its mergers."""
     own, inner, merged = vision.hidden_size, vision.intermediate_size, vision.merged_size
     block = [
-        ("qkv", own, 3 * own), ("proj", own, own), ("linear_fc1", own, inner), ("linear_fc2", inner, own),
+        ("attn.qkv", own, 3 * own), ("attn.proj", own, own),
+        ("mlp.linear_fc1", own, inner), ("mlp.linear_fc2", inner, own),
     ]  # fmt: skip
     merger = [("linear_fc1", merged, merged), ("linear_fc2", merged, vision.out_hidden_size)]
-    return layer * text.num_hidden_layers + block * vision.depth + merger * vision.mergers
+    mergers = ["merger", *(f"deepstack_merger_list.{n}" for n in range(vision.mergers - 1))]
+    blocks = [
+        Linear(f"{VISION}blocks.{number}.{name}", ins, outs)
+        for number in range(vision.depth)
+        for name, ins, outs in block
+    ]
+    return (
+        *blocks,
+        *(Linear(f"{VISION}{where}.{name}", *size) for where in mergers for name, *size in merger),
+    )
 
 
 def optimizer(architecture: Architecture, settings: StageSettings) -> int:
@@ -105,4 +150,4 @@ def optimizer(architecture: Architecture, settings: StageSettings) -> int:
 
 
 def _rows(architecture: Architecture) -> int:
-    return sum(outs for _, _, outs in linears(architecture))
+    return sum(one.outputs for one in linears(architecture))

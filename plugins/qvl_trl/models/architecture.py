@@ -6,13 +6,13 @@ Reads at most one small config.json; imports nothing heavy and asks no network.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from qvl_run import plugins
+from qvl_run import caches, plugins
+from qvl_run.settings import StageSettings
 from qvl_trl.downloads.cache import RepoCache
 from qvl_trl.models.parts import Text, Vision
 
@@ -82,8 +82,18 @@ KNOWN: Mapping[str, Architecture] = {
 """By hub id."""
 
 
-def architecture(name: str, *, revision: str | None = None) -> Architecture | None:
-    """The sizes of the model that a job calls `name`, with or without `random:`.
+def of_stage(settings: StageSettings) -> Architecture | None:
+    """The sizes of the model that a stage is told to load, see `architecture`."""
+    drive = None if settings.downloads is None else Path(settings.downloads)
+    model = settings.model
+    return architecture(model.name, revision=model.revision, hub_cache=caches.hub_cache(drive))
+
+
+def architecture(
+    name: str, *, revision: str | None = None, hub_cache: Path | None = None
+) -> Architecture | None:
+    """The sizes of the model that a job calls `name`, with or without `random:`. `hub_cache` is the hub's, None for
+    that of this process.
 
     None where they cannot be told yet (a hub id that is neither in `KNOWN` nor in the hub's cache), or where it is no
     dense Qwen3-VL.
@@ -95,7 +105,7 @@ def architecture(name: str, *, revision: str | None = None) -> Architecture | No
         return _read(plugins.load("qvl.models", name).folder())
     if is_folder(name):
         return _read(Path(name))
-    cache = RepoCache(root=_hub_cache(), repo=name)
+    cache = RepoCache(root=hub_cache or caches.hub_cache(None), repo=name)
     commit = cache.commit(revision)
     return None if commit is None else _read(cache.snapshot(commit))
 
@@ -151,10 +161,3 @@ def _read(folder: Path) -> Architecture | None:
     except (OSError, ValueError):
         return None
     return from_config(config) if isinstance(config, dict) else None
-
-
-def _hub_cache() -> Path:
-    """Where huggingface_hub keeps its cache: as its `constants` say, which are slow to import."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("HF_HOME") or f"{base}/huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()

@@ -1,4 +1,4 @@
-"""Attention on GPUs that have no flash kernel: below compute capability 8.0, a T4's.
+"""Attention where there is no flash kernel: below compute capability 8.0, a T4's, and in float32 on every GPU.
 
 Without a mask, transformers has PyTorch group the query heads (`enable_gqa`). Of PyTorch's kernels only flash and the
 plain one can do that (`check_batch_size_and_num_heads_dense` in aten's sdp_utils.cpp), and the plain one writes out the
@@ -20,11 +20,11 @@ EXPANDED = "sdpa_expanded"
 FLASH_CAPABILITY = (8, 0)
 
 
-def implementation(wanted: str) -> str:
+def implementation(wanted: str, precision: str) -> str:
     """The name under which transformers has the attention that a job calls `wanted`, for the GPU that is there."""
-    if wanted != "sdpa" or not torch.cuda.is_available() or _has_flash():
+    if wanted != "sdpa" or not torch.cuda.is_available():
         return wanted
-    return EXPANDED
+    return wanted if precision != "fp32" and _has_flash() else EXPANDED
 
 
 def expanded(

@@ -167,7 +167,7 @@ def _load_base(folder: str, settings: ModelSettings, device: str) -> Any:
     return AutoModelForImageTextToText.from_pretrained(
         folder,
         dtype=compute if half else torch.float32,
-        attn_implementation=attention.implementation(settings.attention),
+        attn_implementation=attention.implementation(settings.attention, settings.precision),
         quantization_config=_quantization(settings, compute),
         device_map=None if device == "cpu" else {"": device},
         use_safetensors=True,  # never a pickle, which could run code

@@ -12,7 +12,7 @@ import torch
 from qvl_run.settings import StageSettings
 from qvl_trl.memory.predict import training_peak
 from qvl_trl.memory.shape import PATCHES, Shape
-from qvl_trl.models.architecture import architecture
+from qvl_trl.models.architecture import of_stage
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Meter:
         self._note("peak")
         yield
         self._note("training")
-        shape, sizes = seen.shape(), architecture(self.settings.model.name)
+        shape, sizes = seen.shape(), of_stage(self.settings)
         if self._gpu and shape is not None and sizes is not None:
             self.facts["predicted"] = training_peak(self.settings, sizes, shape).total
             self.facts["tokens"] = shape.tokens

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from qvl_run.doctor.versions import release
 from qvl_run.hardware import Machine
-from qvl_run.plan import needs
+from qvl_run.plan import needs, smaller
 from qvl_run.plan.decide import BF16_CAPABILITY
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.job import Job
@@ -40,13 +40,7 @@ def gpu_traps(machine: Machine, job: Job | None = None) -> Iterator[Diagnostic]:
             hint="nothing is to be done: precision: auto takes fp16, by compute capability",
             severity="warning",
         )
-    if gpu.capability < TURING and _lacks_old_kernels(machine.libraries.get("torch")):
-        yield Diagnostic(
-            code="QVL424",
-            message=f"torch {machine.libraries['torch']} has no kernels for {gpu.name} "
-            f"(compute capability {gpu.dotted})",
-            hint="install a build of torch for CUDA 12.6, which still has them, or take a T4",
-        )
+    yield from kernels_missing(machine)
     if gpu.capability == TURING and "vllm" in machine.libraries:
         yield Diagnostic(
             code="QVL423",
@@ -54,6 +48,22 @@ def gpu_traps(machine: Machine, job: Job | None = None) -> Iterator[Diagnostic]:
             hint="nothing is to be done for qvl-run, which generates with transformers; do not serve the result "
             "with vLLM here",
             severity="warning",
+        )
+
+
+def kernels_missing(machine: Machine) -> Iterator[Diagnostic]:
+    """That the torch of `machine` has nothing that its GPU could run: an error; a warning where it is not here, and
+    which torch it would have is not known."""
+    gpu, torch = machine.gpu, machine.libraries.get("torch")
+    if gpu is None or gpu.capability >= TURING:
+        return
+    if machine.assumed or _lacks_old_kernels(torch):
+        what = "a torch for CUDA 12.8 or later" if machine.assumed else f"torch {torch}"
+        yield Diagnostic(
+            code="QVL424",
+            message=f"{what} has no kernels for {gpu.name} (compute capability {gpu.dotted})",
+            hint="install a build of torch for CUDA 12.6, which still has them, or take a T4",
+            severity="warning" if machine.assumed else "error",
         )
 
 
@@ -71,10 +81,20 @@ def _no_gpu(machine: Machine, job: Job | None) -> Iterator[Diagnostic]:
     elif job is None:
         yield Diagnostic(
             code="QVL401",
-            message="no GPU was found: of the shipped jobs, cpu_quickstart alone trains here",
+            message=f"no GPU was found: {_left(machine)}",
             hint=needs.NO_GPU,
             severity="warning",
         )
+
+
+def _left(machine: Machine) -> str:
+    """Which shipped jobs ask for no more than is here."""
+    names = smaller.runnable(machine)
+    return (
+        f"of the shipped jobs, only {' and '.join(names)} can train here"
+        if names
+        else "no shipped job trains here"
+    )
 
 
 def _lacks_old_kernels(torch: str | None) -> bool:

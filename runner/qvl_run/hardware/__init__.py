@@ -2,7 +2,20 @@
 machine that is not here, for `plan --assume`."""
 
 from qvl_run.hardware.facts import GIB, Driver, Gpu, Machine, Space
-from qvl_run.hardware.host import probe
-from qvl_run.hardware.profiles import GONE, PROFILES, profile
+from qvl_run.hardware.host import on_colab, probe
+from qvl_run.hardware.profiles import GONE, PROFILES, meant, named, profile
 
-__all__ = ["GIB", "GONE", "PROFILES", "Driver", "Gpu", "Machine", "Space", "probe", "profile"]
+__all__ = [
+    "GIB",
+    "GONE",
+    "PROFILES",
+    "Driver",
+    "Gpu",
+    "Machine",
+    "Space",
+    "meant",
+    "named",
+    "on_colab",
+    "probe",
+    "profile",
+]

@@ -91,17 +91,27 @@ def _gpu(nvml: Any, name: str, environ: Mapping[str, str]) -> Gpu:
             if name.startswith("MIG")
             else handle
         )
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    vram, free = _memory(nvml, handle)
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(whole)
-    vram = int(memory.total)
     fraction = _fraction(environ)
     return Gpu(
         name=_text(nvml.nvmlDeviceGetName(handle)),
         vram=vram,
         capability=(major, minor),
-        free=int(memory.free),
+        free=free,
         cap=None if fraction is None else int(vram * fraction),
     )
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int, int]:
+    """Bytes that processes can have in all, and those that are free. What the driver holds for itself is in neither:
+    the rest is what PyTorch calls `total_memory`."""
+    try:
+        found = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
+        return int(found.total) - int(found.reserved), int(found.free)
+    except nvml.NVMLError:  # a driver older than 510 counts what it holds as used
+        found = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return int(found.total), int(found.free)
 
 
 def _slice(nvml: Any, whole: Any) -> Any:

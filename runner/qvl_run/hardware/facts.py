@@ -11,8 +11,9 @@ GIB = 1024**3
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU, or the slice of one (MIG) that CUDA shows. `vram` is its whole memory in bytes; `capability` the CUDA
-    compute capability.
+    """One GPU, or the slice of one (MIG) that CUDA shows. `vram` are the bytes of its memory that processes can have:
+    without those that the driver holds for itself, as in PyTorch's `total_memory`. `capability` is the CUDA compute
+    capability.
 
     `free` are bytes that no process held when it was looked at; `cap` what PyTorch was told to keep to. None where that
     is not known. A cap that other software sets (MPS, a scheduler) is not seen.

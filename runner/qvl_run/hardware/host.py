@@ -30,7 +30,7 @@ def probe(*, scratch: Path | None = None, storage: Path | None = None) -> Machin
         cores=len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1,
-        colab=Path("/content").is_dir() and "COLAB_RELEASE_TAG" in os.environ,
+        colab=on_colab(),
         boot_time=psutil.boot_time(),
         disk=None if scratch is None else Space(folder=scratch, free=free(scratch)),
         storage=None if storage is None else Space(folder=storage, free=free(storage)),
@@ -38,6 +38,11 @@ def probe(*, scratch: Path | None = None, storage: Path | None = None) -> Machin
         python=platform.python_version(),
         libraries=libraries.installed(),
     )
+
+
+def on_colab() -> bool:
+    """Whether this is a machine of Colab's."""
+    return Path("/content").is_dir() and "COLAB_RELEASE_TAG" in os.environ
 
 
 def free(folder: Path, *, patience: float = PATIENCE) -> int | None:

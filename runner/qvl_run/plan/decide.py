@@ -13,6 +13,7 @@ from qvl_run.spec.job import Job, StageSpec
 from qvl_run.spec.resolve import model_settings
 
 BF16_CAPABILITY = (8, 0)
+FLASH = "flash_attention_2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ def resolve(stage: StageSpec, machine: Machine, *, wandb: bool) -> StageSettings
         evaluation=stage.evaluation,
         options=stage.options,
         wandb=wandb,
+        downloads=stage.downloads,
     )
 
 
@@ -95,21 +97,28 @@ def check(job: Job, machine: Machine) -> Iterator[Diagnostic]:
                 code="QVL404",
                 message=f"quantization {stage.model['quantization']} needs a GPU",
                 span=_model_span(job, stage, "quantization"),
+                hint="use quantization: auto, which takes none without a GPU",
             )
         if stage.training.optim == "adamw_8bit" and gpu is None:
             span = job.document.stage_span(stage.name, "training", "optim")
-            yield Diagnostic(code="QVL404", message="adamw_8bit needs a GPU", span=span)
-        if (
-            stage.model.get("attention") == "flash_attention_2"
-            and gpu is not None
-            and gpu.capability < BF16_CAPABILITY
-        ):
+            hint = "use optim: auto, which takes adamw_torch without a GPU"
+            yield Diagnostic(code="QVL404", message="adamw_8bit needs a GPU", span=span, hint=hint)
+        if stage.model.get("attention") == FLASH and (why := _no_flash(gpu, wanted)):
             yield Diagnostic(
                 code="QVL405",
-                message=f"FlashAttention 2 needs compute capability 8.0; {gpu.name} has {gpu.dotted}",
+                message=f"FlashAttention 2 {why}",
                 span=_model_span(job, stage, "attention"),
-                hint="use attention: auto",
+                hint="use attention: auto, which takes SDPA",
             )
+
+
+def _no_flash(gpu: Gpu | None, wanted: str) -> str:
+    """Why FlashAttention 2 does not run in the precision `wanted`; empty where it does (flash-attn README)."""
+    if gpu is None:
+        return "needs a GPU; none was found"
+    if gpu.capability < BF16_CAPABILITY:
+        return f"needs compute capability 8.0; {gpu.name} has {gpu.dotted}"
+    return "computes in half precision alone, not in fp32" if wanted == "fp32" else ""
 
 
 def _model_span(job: Job, stage: StageSpec, key: str) -> Span:

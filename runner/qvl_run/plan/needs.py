@@ -71,7 +71,8 @@ def _capability(job: Job, machine: Machine) -> Iterator[Diagnostic]:
 def _ram(job: Job, machine: Machine) -> Iterator[Diagnostic]:
     least = job.hardware.min_ram
     if least is not None and machine.ram < least:
-        what = f"a {machine.assumed} machine of Colab" if machine.assumed else "this machine"
+        of_colab = " of Colab" if machine.colab else ""
+        what = f"a {machine.assumed} machine{of_colab}" if machine.assumed else "this machine"
         message = f"the job needs {show_size(least)} of RAM; {what} has {show_size(machine.ram)}"
         hint = "on Colab: Runtime > Change runtime type > High-RAM, where it is offered"
         yield _finding(job, "QVL407", "min_ram", message, hint)

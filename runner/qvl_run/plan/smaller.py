@@ -59,14 +59,26 @@ def _needed(job: Job, machine: Machine) -> str:
 def fitting(job: Job, machine: Machine) -> str | None:
     """The shipped job nearest to `job` of those whose needs `machine` meets: the one that asks for most GPU memory, of
     these one with the same stages, then one with the same model. None where there is none."""
-    candidates = [(name, load_job(path)) for name, path in resources.shipped_jobs().items()]
     fit = [
         (_likeness(other, job), name)
-        for name, other in candidates
+        for name, other in _runnable(machine).items()
         if other.name != job.name
-        and not any(d.severity == "error" for d in decide.check(other, machine))
     ]
     return max(fit, key=lambda one: one[0])[1] if fit else None
+
+
+def runnable(machine: Machine) -> tuple[str, ...]:
+    """The shipped jobs whose needs `machine` meets."""
+    return tuple(_runnable(machine))
+
+
+def _runnable(machine: Machine) -> dict[str, Job]:
+    shipped = {name: load_job(path) for name, path in resources.shipped_jobs().items()}
+    return {
+        name: job
+        for name, job in shipped.items()
+        if not any(d.severity == "error" for d in decide.check(job, machine))
+    }
 
 
 def _likeness(other: Job, job: Job) -> tuple[int, bool, bool]:

@@ -10,8 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from qvl_run import hardware
+from qvl_run.doctor.traps import kernels_missing
 from qvl_run.hardware import Machine
 from qvl_run.plan import limits, smaller
+from qvl_run.plan.decide import FLASH
 from qvl_run.plan.fit import fitted
 from qvl_run.plan.make import Choices, make_plan
 from qvl_run.plan.places import Places, store_missing
@@ -49,6 +51,7 @@ def findings(job: Job, machine: Machine, where: Places) -> tuple[Diagnostic, ...
     found = (
         *limits.findings(job, machine, begun=where.begun(), downloads_last=last),
         *missing(job, machine, where),
+        *kernels_missing(machine),
     )
     return smaller.advised(found, job, machine)
 
@@ -64,6 +67,13 @@ def missing(job: Job, machine: Machine, where: Places) -> Iterator[Diagnostic]:
             code="QVL410",
             message="quantization and adamw_8bit need bitsandbytes, not installed here",
             hint='pip install "qvl-run[gpu]"',
+        )
+    flash = any(s.model.get("attention") == FLASH for s in job.stages)
+    if flash and machine.gpu and find_spec("flash_attn") is None:
+        yield Diagnostic(
+            code="QVL410",
+            message="attention: flash_attention_2 needs flash-attn, not installed here",
+            hint="use attention: auto, which needs nothing; or: pip install flash-attn --no-build-isolation",
         )
     yield from store_missing(job)
     yield from drive_missing(job, where)
@@ -88,11 +98,13 @@ def drive_missing(job: Job, where: Places) -> Iterator[Diagnostic]:
         and _COLAB_DRIVE in drive.parents
         and not (_COLAB_DRIVE / "MyDrive").is_dir()
     ):
+        mount = 'in a cell of the notebook: from google.colab import drive; drive.mount("/content/drive")'
+        elsewhere = "this is no machine of Colab's: set storage.drive to a folder of yours, or remove storage"
         yield Diagnostic(
             code="QVL411",
             message="Google Drive is not mounted",
             span=job.document.span(("storage", "drive")),
-            hint='in a cell of the notebook: from google.colab import drive; drive.mount("/content/drive")',
+            hint=mount if hardware.on_colab() else elsewhere,
         )
     elif drive is not None and not drive.exists() and not drive.parent.is_dir():
         # Made by us, it would lie under a mount point that nothing is mounted at, and all would start anew.

@@ -29,24 +29,27 @@ def print_stages(outputs: Sequence[Manifest], elsewhere: Collection[str]) -> Non
 
 
 def print_costs(outputs: Sequence[Manifest]) -> None:
-    """What each stage took of the GPU's memory and of time, beside what was predicted."""
+    """What each stage took of the GPU's memory and of time, beside what was predicted, each below an empty line."""
     every = [costs.cost(manifest) for manifest in outputs]
     if known := [one for one in every if one.peak is not None]:
+        print()
         _print(_MEMORY, [costs.memory_cells(one) for one in known])
     if known := [one for one in every if one.step is not None]:
+        print()
         _print(_TIME, [costs.time_cells(one) for one in known])
 
 
 def _print(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table without lines. A column whose name begins with `>` is set to the right."""
+    """A table without lines. A column whose name begins with `>` is set to the right; one that is empty is left out, as
+    where nothing was predicted since there is no GPU."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="", box=None, pad_edge=False, header_style="bold")
-    for name in head:
+    columns = [(name, cells) for name, *cells in zip(head, *rows, strict=True) if any(cells)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, _ in columns:
         right = name.startswith(">")
         table.add_column(name.removeprefix(">"), justify="right" if right else "left")
-    for row in rows:
+    for row in zip(*(cells for _, cells in columns), strict=True):
         table.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    console.print("\n", table, sep="")
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)

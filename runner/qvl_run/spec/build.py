@@ -58,6 +58,7 @@ class _Builder:
         )
         if self.findings:
             raise JobError(self.findings)
+        drive = None if storage.drive is None else str(storage.drive)
         return Job(
             name=data["name"],
             path=self.path,
@@ -71,7 +72,7 @@ class _Builder:
                 max_session=_or_none(units.duration, hardware.get("max_session")),
             ),
             storage=storage,
-            stages=_in_order(specs),
+            stages=tuple(replace(spec, downloads=drive) for spec in _in_order(specs)),
             recovery=rules.parse(data.get("recovery", "default")),
             wandb=data.get("tracking", {}).get("wandb", "auto"),
             env=self.env,

@@ -290,8 +290,9 @@ CODES: Mapping[str, Code] = {
         title="needs a GPU", text="Quantization and 8-bit optimizers run on a GPU only."
     ),
     "QVL405": Code(
-        title="an attention kernel that the GPU does not run",
-        text="FlashAttention 2 needs compute capability 8.0. `attention: auto` takes SDPA, which runs everywhere.",
+        title="an attention kernel that the machine does not run",
+        text="FlashAttention 2 needs a GPU of compute capability 8.0, and half precision. `attention: auto` takes "
+        "SDPA, which runs everywhere.",
     ),
     "QVL406": Code(
         title="a GPU that is too old",
@@ -305,12 +306,14 @@ CODES: Mapping[str, Code] = {
     "QVL410": Code(
         title="a library that is not installed",
         text='Checking and planning need little; training needs `pip install "qvl-run[train]"`, quantization and '
-        "8-bit optimizers `[train,gpu]`, a bucket `[train,buckets]`.",
+        "8-bit optimizers `[train,gpu]`, a bucket `[train,buckets]`; `attention: flash_attention_2` the package "
+        "flash-attn.",
     ),
     "QVL411": Code(
         title="Google Drive is not mounted",
         text="Mounting works in a cell of the notebook only, not from a command: "
-        '`from google.colab import drive; drive.mount("/content/drive")`.',
+        '`from google.colab import drive; drive.mount("/content/drive")`. Elsewhere there is no such folder: name '
+        "another as `storage.drive`, on the command line with `--set storage.drive=FOLDER`, or leave `storage` out.",
     ),
     "QVL412": Code(
         title="too little disk",
@@ -375,7 +378,8 @@ CODES: Mapping[str, Code] = {
     "QVL424": Code(
         title="a GPU that torch has no kernels for",
         text="Builds of torch for CUDA 12.8 and later have none for GPUs older than Turing, such as the V100: training "
-        "would end at its first step with `no kernel image is available`.",
+        "would end at its first step with `no kernel image is available`. With `--assume` a warning: which torch such "
+        "a machine has is not known.",
     ),
     "QVL425": Code(
         title="no token for a model that may be gated",

@@ -57,7 +57,8 @@ class StageSpec:
     micro-batch and accumulation always being the global batch. `plan.fit` puts the machine's own values in their place
     and keeps `auto`.
 
-    `upstream` names the stage it starts from, None for the base model or `init_from`.
+    `upstream` names the stage it starts from, None for the base model or `init_from`. `downloads` is the job's drive,
+    which keeps what is downloaded too.
     """
 
     name: str
@@ -71,6 +72,7 @@ class StageSpec:
     evaluation: EvaluationSettings | None
     options: Mapping[str, Any]
     auto: frozenset[str] = field(default=frozenset())
+    downloads: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

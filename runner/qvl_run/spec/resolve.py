@@ -20,6 +20,7 @@ def provisional_settings(stage: StageSpec) -> StageSettings:
         eval_data=stage.eval_data,
         evaluation=stage.evaluation,
         options=stage.options,
+        downloads=stage.downloads,
     )
 
 

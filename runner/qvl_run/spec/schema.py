@@ -13,7 +13,7 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from qvl_run import resources
+from qvl_run import hardware, resources
 from qvl_run.spec.diagnostic import Diagnostic, did_you_mean
 from qvl_run.spec.document import Document, Key
 
@@ -113,7 +113,7 @@ def _diagnostics(error: Any, document: Document, path: tuple[Key, ...]) -> Itera
             message=f"{where} cannot be {value}",
             span=span,
             hint=_type_hint(error.instance, error.schema.get("type", ()))
-            or did_you_mean(str(error.instance), allowed),
+            or _nearest(path, str(error.instance), allowed),
         )
     else:
         yield Diagnostic(
@@ -122,6 +122,10 @@ def _diagnostics(error: Any, document: Document, path: tuple[Key, ...]) -> Itera
             span=span,
             hint=_example_hint(error),
         )
+
+
+def _nearest(path: tuple[Key, ...], word: str, allowed: Sequence[str]) -> str:
+    return hardware.meant(word) if path == ("hardware", "tier") else did_you_mean(word, allowed)
 
 
 def _bound(keyword: str, wanted: Any, error: Any, value: str) -> str:

@@ -35,7 +35,7 @@ def main(job: str | None, *, as_json: bool, **options: Any) -> int:
         where = places(loaded)
         machine = machine_here(loaded, where)
         found = judged(loaded, machine, where, choices=choices)
-    found = (*found, *_traps(machine, loaded))
+    found = tuple(dict.fromkeys((*found, *_traps(machine, loaded))))
     able = not any(finding.severity == "error" for finding in found)
     shown = loaded.shown if loaded else str
     if as_json:

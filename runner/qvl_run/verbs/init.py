@@ -9,6 +9,7 @@ import click
 
 from qvl_run import hardware, plugins
 from qvl_run.contract import Kind
+from qvl_run.hardware import Gpu
 from qvl_run.plan import decide
 from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
 from qvl_run.units import show_size
@@ -39,9 +40,7 @@ def main(
         raise _wrong(f"{path} is there already", "name another file, or give --force")
     if not path.parent.is_dir():
         raise _wrong(f"there is no folder {path.parent}")
-    tier = tier or _ask("GPU it is for", _tier_here())
-    if tier not in hardware.PROFILES:
-        raise _wrong(f'there is no tier "{tier}"', did_you_mean(tier, hardware.PROFILES))
+    tier, colab = _chosen(tier)
     model = model or _ask("Base model", "qvl-tiny" if tier == "cpu" else MODEL)
     names = [name.strip() for name in (stages or _ask("Stages", "sft")).split(",") if name.strip()]
     known = plugins.installed("qvl.stages")
@@ -51,16 +50,16 @@ def main(
     if not names:
         raise _wrong("a job needs a stage", f"known: {', '.join(known)}")
     data = data or _ask("Rows to train on (JSONL)", "data/train.jsonl")
-    path.write_text(
-        job(path.stem, model=model, tier=tier, stages=names, data=data), encoding="utf-8"
-    )
+    text = job(path.stem, model=model, tier=tier, colab=colab, stages=names, data=data)
+    path.write_text(text, encoding="utf-8")
     click.echo(
         f"{path} written.\n\n  qvl-run validate {path}\n  qvl-run plan {path}\n  qvl-run {path}"
     )
 
 
-def job(name: str, *, model: str, tier: str, stages: list[str], data: str) -> str:
-    """The text of a job. Each stage after the first reads rows of its own, named after it."""
+def job(name: str, *, model: str, tier: str, colab: bool, stages: list[str], data: str) -> str:
+    """The text of a job, with the places of Colab for its files where it is to run there. Each stage after the first
+    reads rows of its own, named after it."""
     machine = hardware.profile(tier)
     lines = [
         "# yaml-language-server: $schema=https://qvl-run.dev/schemas/job.schema.json",
@@ -72,6 +71,7 @@ def job(name: str, *, model: str, tier: str, stages: list[str], data: str) -> st
         lines.append(
             f"hardware: {{tier: {tier}}}              # {show_size(machine.gpu.vram)} of GPU memory"
         )
+    if machine.gpu and colab:
         lines.append("storage:")
         lines.append(
             "  drive: /content/drive/MyDrive/qwen3_vl_training   # outlives the machine; any folder will do"
@@ -121,16 +121,28 @@ def _ask(question: str, default: str) -> str:
     return answer
 
 
-def _tier_here() -> str:
-    gpu = hardware.probe().gpu
-    if gpu is None:
-        return "t4"
-    fitting = [
-        (p.gpu.vram, tier)
-        for tier, p in hardware.PROFILES.items()
-        if p.gpu and p.gpu.vram <= gpu.vram and tier not in hardware.GONE
+def _chosen(wanted: str | None) -> tuple[str, bool]:
+    """The tier, and whether the job is for Colab. A machine with a GPU that is not Colab's is asked about itself."""
+    here = None if wanted else hardware.probe()
+    nearest = "t4" if here is None or here.gpu is None else tier_of(here.gpu)
+    word = wanted or _ask("GPU it is for", nearest)
+    tier = hardware.named(word)
+    if tier is None:
+        raise _wrong(f'there is no tier "{word}"', hardware.meant(word))
+    at_home = here is not None and here.gpu is not None and not here.colab and tier == nearest
+    return tier, hardware.profile(tier).colab and not at_home
+
+
+def tier_of(gpu: Gpu) -> str:
+    """The tier with that very card, else the largest that is no larger, else the smallest."""
+    cards = {tier: p.gpu for tier, p in hardware.PROFILES.items() if p.gpu}
+    same = [tier for tier, card in cards.items() if card.name == gpu.name]
+    fitting = [tier for tier in same if cards[tier].vram <= gpu.vram] or [
+        tier for tier, card in cards.items() if card.vram <= gpu.vram and tier not in hardware.GONE
     ]
-    return max(fitting)[1] if fitting else "t4"
+    if fitting:
+        return max(fitting, key=lambda tier: cards[tier].vram)
+    return min(cards, key=lambda tier: cards[tier].vram)
 
 
 def _plain(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from qvl_run import exit_codes, hardware, plugins
+from qvl_run.doctor.traps import kernels_missing
 from qvl_run.hardware import Machine
 from qvl_run.plan import host, origin, smaller, vram
 from qvl_run.plan import plan as plans
@@ -24,7 +25,7 @@ from qvl_run.run.preflight import drive_missing, findings, machine_here
 from qvl_run.run.show import details, headline
 from qvl_run.spec.batch import MICRO, STEPS
 from qvl_run.spec.data_check import check_data
-from qvl_run.spec.diagnostic import Diagnostic, JobError, did_you_mean
+from qvl_run.spec.diagnostic import Diagnostic, JobError
 from qvl_run.spec.job import Job
 from qvl_run.spec.render import render
 from qvl_run.units import show_about, show_size, show_step
@@ -55,6 +56,7 @@ def main(job: str, *, assume: str | None, as_json: bool, show_origin: bool, **op
             for one in findings(ahead, here, where)
             if one not in found and not (one.code in UNMET and (one.code, one.span) in told)
         )
+    found = tuple(dict.fromkeys((*found, *kernels_missing(plan.machine))))
     plan = replace(plan, findings=found)
     if as_json:
         click.echo(loaded.shown(json.dumps(plans.to_json(plan), indent=2)))
@@ -89,12 +91,11 @@ def machine_for(job: Job, assume: str | None, here: Machine | None) -> Machine:
         assert here is not None
         tier = job.hardware.tier
         return here if here.gpu or tier in (None, "cpu") else hardware.profile(tier)
-    if assume not in hardware.PROFILES:
-        hint = did_you_mean(assume, hardware.PROFILES)
-        raise JobError(
-            [Diagnostic(code="QVL010", message=f'--assume: there is no tier "{assume}"', hint=hint)]
-        )
-    return hardware.profile(assume)
+    tier = hardware.named(assume)
+    if tier is None:
+        message = f'--assume: there is no tier "{assume}"'
+        raise JobError([Diagnostic(code="QVL010", message=message, hint=hardware.meant(assume))])
+    return hardware.profile(tier)
 
 
 def text(plan: Plan, *, judged: bool) -> str:
@@ -205,6 +206,8 @@ def _stage_lines(stage: StagePlan, plan: Plan) -> Iterator[str]:
     for reason in details(stage):
         yield f"  {reason}"
     if stage.state == "done":
+        if plan.machine.assumed:  # what it took here is in the report; there it is asked for
+            yield from _needs(stage, plan.room)
         return
     yield from _needs(stage, plan.room)
     yield from _time(stage)

@@ -142,6 +142,7 @@ def _again() -> str:
 
 def _finish(show: Show, outcome: Outcome, command: str) -> int:
     if outcome.outputs:
+        show.line()
         tables.print_stages(outcome.outputs, outcome.elsewhere)
     stored = _tell_of_storage(show, outcome, command)
     if outcome.ending == "done":

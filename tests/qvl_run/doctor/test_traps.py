@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from qvl_run.doctor.traps import gpu_traps
+from qvl_run.doctor.traps import gpu_traps, kernels_missing
 from qvl_run.hardware import PROFILES, Driver, Machine
+from qvl_run.plan.needs import wants_gpu
+from qvl_run.resources import shipped_jobs
 from qvl_run.spec.load import load_job
 
 T4, V100, L4, CPU = (replace(PROFILES[tier], assumed=None) for tier in ("t4", "v100", "l4", "cpu"))
@@ -48,6 +50,19 @@ def test_the_traps_of_each_machine(machine: Machine, codes: list[str]) -> None:
     assert all(d.hint for d in found)
     errors = {d.code for d in found if d.severity == "error"}
     assert errors == set(codes) & {"QVL424", "QVL415"}
+
+
+def test_of_a_volta_that_is_not_here_it_is_said_that_most_torches_cannot_use_it() -> None:
+    (one,) = kernels_missing(PROFILES["v100"])
+    assert (one.code, one.severity) == ("QVL424", "warning")
+    assert [d for tier in set(PROFILES) - {"v100"} for d in kernels_missing(PROFILES[tier])] == []
+
+
+def test_without_a_gpu_the_jobs_that_train_there_are_those_that_ask_for_none() -> None:
+    (one,) = gpu_traps(CPU)
+    asking = {name for name, path in shipped_jobs().items() if wants_gpu(load_job(path))}
+    assert asking
+    assert set(shipped_jobs()) - asking == {n for n in shipped_jobs() if n in one.message}
 
 
 def test_a_driver_that_does_not_answer_is_named_with_its_words() -> None:

@@ -17,6 +17,7 @@ class Card:
     uuid: str = "GPU-1"
     total: int = 15 * GIB
     used: int = GIB
+    reserved: int = 0
     capability: tuple[int, int] = (7, 5)
     slices: tuple[Card, ...] = ()
     lost: bool = False
@@ -29,8 +30,11 @@ class Nvml:
     hang: threading.Event | None = None
     """Where given, the first call waits for it."""
     shut: int = 0
+    old: bool = False
+    """Whether it knows the first form of its answers alone."""
 
     NVMLError = pynvml.NVMLError
+    nvmlMemory_v2 = pynvml.nvmlMemory_v2  # noqa: N815
     NVML_ERROR_LIBRARY_NOT_FOUND = pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
     NVML_ERROR_NOT_FOUND = pynvml.NVML_ERROR_NOT_FOUND
     NVML_ERROR_INVALID_ARGUMENT = pynvml.NVML_ERROR_INVALID_ARGUMENT
@@ -83,8 +87,16 @@ class Nvml:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return card.slices[index - 1]
 
-    def nvmlDeviceGetMemoryInfo(self, card: Card) -> SimpleNamespace:  # noqa: N802
-        return SimpleNamespace(total=card.total, free=card.total - card.used)
+    def nvmlDeviceGetMemoryInfo(  # noqa: N802
+        self, card: Card, version: int | None = None
+    ) -> SimpleNamespace:
+        free = card.total - card.reserved - card.used
+        if version is None:
+            return SimpleNamespace(total=card.total, free=free, used=card.total - free)
+        if self.old:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+        assert version == pynvml.nvmlMemory_v2
+        return SimpleNamespace(total=card.total, reserved=card.reserved, free=free, used=card.used)
 
     def nvmlDeviceGetCudaComputeCapability(self, card: Card) -> tuple[int, int]:  # noqa: N802
         if card.uuid.startswith("MIG"):

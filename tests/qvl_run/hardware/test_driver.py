@@ -7,6 +7,8 @@ from qvl_run.hardware import Driver
 from qvl_run.hardware.driver import look
 from tests.qvl_run.hardware.nvml import GIB, Card, Nvml
 
+MIB = 1024**2
+HALF = {"PYTORCH_ALLOC_CONF": "per_process_memory_fraction:0.5"}
 T4, L4 = Card(), Card(name="NVIDIA L4", uuid="GPU-2", total=22 * GIB, capability=(8, 9))
 
 
@@ -18,6 +20,15 @@ def test_the_gpu_its_memory_and_its_driver_are_told() -> None:
     assert (seen.gpu.vram, seen.gpu.free, seen.gpu.cap) == (15 * GIB, 14 * GIB, None)
     assert seen.driver == Driver(version="550.54.15", cuda=(12, 4))
     assert nvml.shut == 1
+
+
+def test_what_the_driver_holds_for_itself_is_no_memory_of_a_process() -> None:
+    mine = Card(total=15360 * MIB, reserved=266 * MIB, used=0)
+    for old, vram in ((False, 15360 - 266), (True, 15360)):
+        seen = look(Nvml([mine], old=old), environ=HALF)
+        assert seen.gpu is not None
+        assert (seen.gpu.vram, seen.gpu.free) == (vram * MIB, (15360 - 266) * MIB)
+        assert seen.gpu.cap == vram * MIB // 2, "a share of what PyTorch takes for the whole"
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,26 @@ def test_every_tier_of_the_schema_has_a_profile() -> None:
     for tier, machine in hardware.PROFILES.items():
         assert (machine.gpu is None, machine.gpus) == ((True, 0) if tier == "cpu" else (False, 1))
         assert (machine.assumed, machine.disk, machine.storage) == (tier, None, None)
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("L4", 'did you mean "l4" or "l40s"?'),
+        ("H100", 'did you mean "h100"?'),
+        ("G4", 'did you mean "g4"?'),
+        ("a100", 'did you mean "a100-40gb" or "a100-80gb"?'),
+        ("A100", 'did you mean "a100-40gb" or "a100-80gb"?'),
+        ("a10", 'did you mean "a100-40gb" or "a100-80gb" or "a10g"?'),
+        ("4090", 'did you mean "rtx4090"?'),
+        ("RTX 3060", 'did you mean "rtx3060-12gb"?'),
+        *((word, "known: cpu, t4, v100, l4, ") for word in ("p100", "gpu", "t5", "", "g")),
+    ],
+)
+def test_a_card_is_not_taken_for_another_that_is_written_alike(word: str, hint: str) -> None:
+    assert hardware.meant(word).startswith(hint)
+
+
+def test_a_tier_is_known_in_whatever_case() -> None:
+    assert (hardware.named("H100"), hardware.named("RTX4090")) == ("h100", "rtx4090")
+    assert (hardware.named("a100"), hardware.named("")) == (None, None)

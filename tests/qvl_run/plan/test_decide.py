@@ -66,6 +66,8 @@ def test_a_t4_gets_no_bf16_though_torch_says_that_it_has_it(
         (", quantization: nf4", "", None, "QVL404"),
         ("", "training: {optim: adamw_8bit}", None, "QVL404"),
         (", attention: flash_attention_2", "", (7, 5), "QVL405"),
+        (", attention: flash_attention_2", "", None, "QVL405"),
+        (", attention: flash_attention_2, precision: fp32", "", (8, 0), "QVL405"),
     ],
 )
 def test_what_the_machine_cannot_do_is_told_once_with_its_place(
@@ -80,6 +82,7 @@ def test_what_the_machine_cannot_do_is_told_once_with_its_place(
     assert [d.code for d in found] == [code]
     assert found[0].span is not None
     assert found[0].span.line > 3
+    assert found[0].hint
 
 
 @pytest.mark.parametrize("at", ["job", "stage"])

@@ -14,7 +14,21 @@ from qvl_run.checkpoints.manifest import Manifest
 from qvl_run.contract import Estimate, Work
 from qvl_run.hardware import PROFILES
 from qvl_run.plan import pace as paces
-from qvl_run.plan.pace import DECODED, H100, PASS, Pace, Timed, pace, rates, seconds, timed
+from qvl_run.plan.pace import (
+    CPU,
+    DECODED,
+    H100,
+    H100_PUBLISHED,
+    PASS,
+    PUBLISHED,
+    Pace,
+    Timed,
+    pace,
+    rates,
+    scaled,
+    seconds,
+    timed,
+)
 from qvl_run.plan.plan import StagePlan
 from qvl_run.settings import ModelSettings, StageSettings
 from qvl_run.spec.job import StageSpec
@@ -53,25 +67,50 @@ def of_sft(*seen: Timed, **changes: Any) -> Pace | None:
 
 
 @pytest.mark.parametrize("tier", [tier for tier in PROFILES if tier != "cpu"])
-def test_something_is_known_of_every_gpu_that_colab_offers(tier: str) -> None:
+def test_something_is_known_of_every_gpu_that_has_a_profile(tier: str) -> None:
     gpu = PROFILES[tier].gpu
     assert gpu is not None
     assert rates(gpu.name) is not None
 
 
 @pytest.mark.parametrize(
-    "name", [None, "NVIDIA L40S", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 4090"]
+    "name",
+    [
+        None,
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4080",
+        "NVIDIA GeForce RTX 3090 Ti",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA L40",
+    ],
 )
 def test_of_others_nothing_is_made_up(name: str | None) -> None:
     assert rates(name) is None
     assert of_sft(gpu=name) is None
 
 
-def test_a_card_is_scaled_by_its_published_speed() -> None:
-    a100 = rates("NVIDIA A100-SXM4-40GB")
-    assert a100 is not None
-    assert a100.flops / H100.flops == pytest.approx(312 / 989)
-    assert "published speed" in a100.source
+def flops_of(tier: str) -> float:
+    gpu = PROFILES[tier].gpu
+    assert gpu is not None
+    found = rates(gpu.name)
+    assert found is not None
+    return found.flops
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_card_lies_between_what_arithmetic_and_memory_alone_would_have_it(name: str) -> None:
+    found = rates(f"NVIDIA {name}")
+    assert found is not None
+    shares = [one / h100 for one, h100 in zip(PUBLISHED[name], H100_PUBLISHED, strict=True)]
+    assert min(shares) <= found.flops / H100.flops <= max(shares) < 1
+    assert found.source.endswith("published speed, within a factor of 3")
+
+
+def test_cards_stand_to_each_other_as_they_do_in_practice() -> None:
+    slower = ("rtx3060-12gb", "l4", "rtx3090", "rtx4090", "a100-40gb", "h100")
+    assert sorted(slower, key=flops_of) == list(slower)
+    assert 1.5 < flops_of("l4") / flops_of("t4") < 4
+    assert scaled(H100_PUBLISHED) == pytest.approx(H100.flops)
 
 
 def test_a_step_is_arithmetic_and_starting_kernels_and_sampling() -> None:
@@ -93,7 +132,7 @@ def test_expected_says_where_it_comes_from_and_that_runs_correct_it() -> None:
     known = rates(T4)
     assert known is not None
     assert (found.step, found.measured) == (seconds(WORK, known), False)
-    assert "guide" in found.source
+    assert "on a T4, within a factor of 3" in found.source
     assert found.source.endswith("corrected by this job's own runs")
 
 
@@ -134,6 +173,38 @@ def test_with_more_to_do_what_was_measured_is_scaled() -> None:
     unknown = of_sft(steps_of(gpu="RTX 4090"), work=double, gpu="RTX 4090")
     assert unknown is not None
     assert unknown.step == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("gpu", [None, T4])
+def test_more_rows_at_once_take_longer_and_more_starts_too(gpu: str | None) -> None:
+    timed_one = steps_of(gpu=gpu, work=Work(flops=84 * 10**9, passes=13), step=0.08)
+
+    def planned_for(**changes: int) -> float:
+        found = of_sft(timed_one, gpu=gpu, half=False, work=Work(**changes))
+        assert found is not None
+        assert found.measured
+        assert found.source.endswith(", scaled by the work of a step")
+        return found.step
+
+    assert (
+        planned_for(flops=337 * 10**9, passes=13) > 0.08 > planned_for(flops=21 * 10**9, passes=13)
+    )
+    assert planned_for(flops=84 * 10**9, passes=208) > planned_for(flops=84 * 10**9, passes=52)
+
+
+@pytest.mark.parametrize(
+    ("flops", "passes", "measured"),
+    [
+        (21065523200, 13, 0.0370),
+        (337048371200, 13, 0.2620),
+        (84262092800, 52, 0.1303),
+        (84262092800, 208, 0.3016),
+    ],
+)
+def test_steps_measured_on_two_cores_are_met_within_a_quarter(
+    flops: int, passes: int, measured: float
+) -> None:
+    assert seconds(Work(flops=flops, passes=passes), CPU) == pytest.approx(measured, rel=0.25)
 
 
 def test_a_stage_that_cannot_tell_its_work_is_measured_all_the_same() -> None:

@@ -73,6 +73,8 @@ def test_the_tables_have_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     tables.print_stages(outputs, {"sft"})
     tables.print_costs(outputs)
     text = capsys.readouterr().out
+    assert text.startswith("stage "), "no empty lines before all of it"
+    assert "\n\n\n" not in text
     assert "sft *" in text
     assert tables.ELSEWHERE in text
     assert "GPU memory in training: sft 5.5 GiB (5.8 predicted)" in text
@@ -84,6 +86,16 @@ def test_the_tables_have_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
         f"sft {gpu} 2 s 0.94 s 4",
     ]
     assert [line for line in lines if line.startswith("merge")] == ["merge 100 3 s"]
+
+
+def test_a_column_that_nothing_is_known_for_is_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    here = output(**{**FACTS, "gpu": None, "memory": {}})
+    for outputs, predicted in (([here], False), ([here, output(**FACTS)], True)):
+        tables.print_costs(outputs)
+        head = next(t for t in capsys.readouterr().out.splitlines() if t.startswith("time"))
+        assert ("predicted" in head, "rows a second" in head) == (predicted, True)
 
 
 def test_where_nothing_was_measured_there_is_no_empty_table(

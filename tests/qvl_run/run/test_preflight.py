@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from qvl_run import hardware
 from qvl_run.hardware import GIB, PROFILES, Space
 from qvl_run.plan.make import Choices
 from qvl_run.plan.places import places
@@ -119,6 +120,43 @@ def test_what_auto_takes_needs_its_library_too(
     found = judged(job, PROFILES["t4"], places(job), choices=Choices())
     assert [d.code for d in found] == ["QVL410"]
     assert judged(job, cpu, places(job), choices=Choices()) == ()
+
+
+def test_flash_attention_needs_its_package_where_there_is_a_gpu(
+    job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = JOB.replace("900TB", "1KB").replace("quantization: nf4", "attention: flash_attention_2")
+    job = load_job(job_file(text))
+    l4 = replace(PROFILES["l4"], assumed=None)
+    monkeypatch.setattr(checks, "find_spec", lambda name: name != "flash_attn" or None)
+    (found,) = judged(job, l4, places(job), choices=Choices())
+    assert (found.code, "flash-attn" in found.message) == ("QVL410", True)
+    cpu = replace(PROFILES["cpu"], ram=64 * GIB, assumed=None)
+    assert [d.code for d in judged(job, cpu, places(job), choices=Choices())] == ["QVL405"]
+    monkeypatch.setattr(checks, "find_spec", lambda name: object())
+    assert judged(job, l4, places(job), choices=Choices()) == ()
+
+
+def test_a_gpu_that_the_torch_here_has_no_kernels_for_is_refused(
+    job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = load_job(job_file(JOB.replace("900TB", "1KB").replace(", quantization: nf4", "")))
+    monkeypatch.setattr(checks, "find_spec", lambda name: object())
+    v100 = replace(PROFILES["v100"], assumed=None, libraries={"torch": "2.13.0+cu128"})
+    (found,) = judged(job, v100, places(job), choices=Choices())
+    assert (found.code, found.severity) == ("QVL424", "error")
+    kept = replace(v100, libraries={"torch": "2.13.0+cu126"})
+    assert judged(job, kept, places(job), choices=Choices()) == ()
+
+
+@pytest.mark.parametrize("colab", [True, False])
+def test_where_colabs_drive_is_missing_the_hint_is_one_for_this_machine(
+    job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, colab: bool
+) -> None:
+    monkeypatch.setattr(hardware, "on_colab", lambda: colab)
+    job = load_job(job_file(JOB + "storage: {drive: /content/drive/MyDrive/x}\n"))
+    (found,) = checks.drive_missing(job, places(job))
+    assert ("drive.mount" in found.hint, "remove storage" in found.hint) == (colab, not colab)
 
 
 THREE = """

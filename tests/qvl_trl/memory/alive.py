@@ -53,7 +53,16 @@ class Alive(TorchDispatchMode):
 
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have TRL's output layer do as on a GPU: score the answers alone, with kernels that take no memory themselves."""
+    """Have TRL's output layer do as on a GPU: score the answers alone, with kernels that take no memory themselves; and
+    norms be made in float32, as autocast has it there alone."""
+    norm = torch.nn.functional.layer_norm
+
+    def layer_norm(x: torch.Tensor, shape: Any, weight: Any, bias: Any, eps: float) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            x, weight, bias = x.float(), weight.float(), bias.float()
+        return norm(x, shape, weight, bias, eps)
+
+    monkeypatch.setattr(torch.nn.functional, "layer_norm", layer_norm)
     kernels = trl.kernels.chunked_logprob
     monkeypatch.setattr(trl.trainer.utils, "_use_triton", lambda _: True)
     for name in ("_forward_tile", "_backward_tile", "_addmm_fp32"):

@@ -64,7 +64,17 @@ def total(settings: StageSettings) -> int:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("targets", ["language", "all-linear", ("q_proj", "linear_fc1"), None])
+@pytest.mark.parametrize(
+    "targets",
+    [
+        "language",
+        "all-linear",
+        ("q_proj", "linear_fc1"),
+        ("layers.0.self_attn.q_proj", "attn.proj", "deepstack_merger_list.0.linear_fc2"),
+        ("merger.linear_fc1", "down_proj"),
+        None,
+    ],
+)
 def test_what_is_there_whatever_the_batch_is_counted_exactly(precision: Any, targets: Any) -> None:
     lora = None if targets is None else LoraSettings(r=4, alpha=8, target_modules=targets)
     model = ModelSettings(name="qvl-tiny", precision=precision, lora=lora)
@@ -98,6 +108,14 @@ def test_without_a_bound_on_the_rows_nothing_is_predicted() -> None:
     fixed = plugins.stage("sft").estimate(open_ended).at_least
     assert fixed is not None
     assert fixed > weights.base(sizes(), open_ended.model)
+
+
+def test_what_no_row_changes_is_what_the_optimizers_step_takes() -> None:
+    """All weights trained, with 8-bit Adam: on an H100 22.86 GiB were measured (benchmarks/measured)."""
+    whole = {"lora": None, "precision": "bf16"}
+    settings = stage(model=whole, training={"max_seq_length": None, "optim": "adamw_8bit"})
+    fixed = plugins.stage("sft").estimate(settings).at_least
+    assert fixed == pytest.approx(22.86 * 2**30, rel=0.01)
 
 
 def test_what_is_measured_is_told_apart_from_training() -> None:
@@ -243,7 +261,7 @@ def test_the_evaluation_of_a_merged_model_is_predicted_and_it_has_no_checkpoints
     assert needs.evaluation is not None
     assert needs.vram is not None
     assert needs.evaluation.parts["weights"] == needs.vram.parts["weights"]
-    assert not {"adapters", "optimizer", "unpacked weight"} & set(needs.evaluation.parts)
+    assert not {"adapters", "optimizer", "dequantized weight"} & set(needs.evaluation.parts)
     smaller = dataclasses.replace(asked, batch_size=1)
     less = plugins.stage("merge").estimate(dataclasses.replace(merged, evaluation=smaller))
     assert less.evaluation is not None

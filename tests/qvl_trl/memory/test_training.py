@@ -103,6 +103,7 @@ class Case:
     completion: int = 24
     sampled: int | str = "auto"
     attention: str = "sdpa"
+    targets: Any = "language"
 
 
 CASES = {
@@ -120,9 +121,30 @@ CASES = {
     "sft with plain attention, layers computed again": Case(
         uses="sft", attention="eager", checkpointing=True, question=400
     ),
+    "sft with plain attention, long rows": Case(
+        uses="sft", attention="eager", checkpointing=True, batch=1, question=1200
+    ),
+    "sft with plain attention, a large picture": Case(
+        uses="sft", attention="eager", checkpointing=True, sizes=WIDE, batch=1, image=(640, 480), question=20,
+        answer=(10, 10),
+    ),
+    "sft, adapters on both parts": Case(
+        uses="sft", targets="all-linear", sizes=WIDE, image=(640, 480), question=20, answer=(10, 10)
+    ),
+    "sft, adapters on both parts, layers computed again": Case(
+        uses="sft", targets="all-linear", sizes=WIDE, image=(640, 480), question=20, answer=(10, 10),
+        checkpointing=True,
+    ),
+    "sft, adapters on the vision tower": Case(
+        uses="sft", targets=("qkv", "attn.proj", "linear_fc1", "linear_fc2"), sizes=WIDE, image=(640, 480), question=20,
+        answer=(10, 10),
+    ),
     "dpo": Case(uses="dpo", question=100, image=(320, 320)),
     "dpo, layers computed again": Case(uses="dpo", checkpointing=True, sizes=WIDE),
     "grpo": Case(uses="grpo", batch=4, accumulation=2, question=60, image=(320, 320)),
+    "grpo with plain attention": Case(
+        uses="grpo", attention="eager", batch=1, accumulation=8, checkpointing=True, question=300
+    ),
     "grpo, layers computed again": Case(
         uses="grpo", batch=2, accumulation=4, checkpointing=True, sizes=WIDE, completion=60
     ),
@@ -152,7 +174,11 @@ def test_the_peak_is_predicted(
 
 
 def _settings(case: Case, folder: Path) -> StageSettings:
-    lora = None if case.rank is None else LoraSettings(r=case.rank, alpha=case.rank)
+    lora = (
+        None
+        if case.rank is None
+        else LoraSettings(r=case.rank, alpha=case.rank, target_modules=case.targets)
+    )
     options = (
         {
             "num_generations": 4,

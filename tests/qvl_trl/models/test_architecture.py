@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from qvl_run import plugins
-from qvl_trl.models.architecture import KNOWN, Architecture, architecture, from_config
+from qvl_run.hardware import profile
+from qvl_run.plan.make import make_plan
+from qvl_run.run.process import environment
+from qvl_run.spec.load import load_job
+from qvl_trl.models.architecture import (
+    KNOWN,
+    Architecture,
+    architecture,
+    from_config,
+    of_stage,
+)
 
 SIZES = [f"Qwen/Qwen3-VL-{size}-Instruct" for size in ("2B", "4B", "8B", "32B")]
 TINY = plugins.load("qvl.models", "qvl-tiny").folder()
@@ -70,17 +81,46 @@ def test_thinking_models_and_random_ones_have_the_same_sizes() -> None:
 def test_a_folder_says_its_sizes_and_so_does_the_hubs_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = "a" * 40
-    repo = tmp_path / "hub" / "models--owner--mine"
-    for folder in (repo / "refs", repo / "snapshots" / commit):
-        folder.mkdir(parents=True)
-    (repo / "refs" / "main").write_text(commit)
-    (repo / "snapshots" / commit / "config.json").write_text((TINY / "config.json").read_text())
+    cached(tmp_path / "hub")
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert architecture(str(TINY)) == architecture("owner/mine") == known("qvl-tiny")
     assert architecture("owner/mine", revision="other") is None
     assert architecture("owner/absent") is None
+
+
+def cached(hub: Path, *, ref: str = "main") -> None:
+    """Have the hub's cache at `hub` hold owner/mine, a model with the sizes of qvl-tiny."""
+    commit = "a" * 40
+    repo = hub / "models--owner--mine"
+    for folder in (repo / "refs", repo / "snapshots" / commit):
+        folder.mkdir(parents=True)
+    (repo / "refs" / ref).write_text(commit)
+    (repo / "snapshots" / commit / "config.json").write_text((TINY / "config.json").read_text())
+
+
+def test_a_plan_knows_the_model_that_an_attempt_left_on_the_drive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job_file: Callable[..., Path]
+) -> None:
+    for name in ("HF_HUB_CACHE", "HF_HOME", "HF_DATASETS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    drive = tmp_path / "drive"
+    cached(Path(environment(drive)["HF_HUB_CACHE"]), ref="v2")
+    text = f"""
+    version: 1
+    name: demo
+    model: {{name: owner/mine, revision: v2}}
+    storage: {{drive: {drive}, scratch: {tmp_path / "scratch"}}}
+    training: {{max_seq_length: 256}}
+    stages: {{sft: {{uses: sft, data: {{format: spatial_scenes}}}}}}
+    """
+    (stage,) = make_plan(load_job(job_file(text)), profile("t4")).stages
+    assert stage.needs.vram is not None
+    assert of_stage(stage.settings) == known("qvl-tiny")
+    other = replace(stage.settings, model=replace(stage.settings.model, revision="v1"))
+    assert of_stage(other) is None
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "mine"))
+    assert of_stage(stage.settings) is None, "what the user has set goes before the drive"
 
 
 def test_what_is_no_dense_qwen3_vl_has_no_sizes(tmp_path: Path) -> None:

@@ -48,18 +48,24 @@ def test_padded_rows_are_as_ever() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "flash", "name"),
+    ("capability", "flash", "precision", "name"),
     [
-        ((7, 5), True, attention.EXPANDED),
-        ((8, 0), True, "sdpa"),
-        ((9, 0), False, attention.EXPANDED),
+        ((7, 5), True, "fp16", attention.EXPANDED),
+        ((8, 0), True, "bf16", "sdpa"),
+        ((9, 0), True, "fp16", "sdpa"),
+        ((9, 0), True, "fp32", attention.EXPANDED),
+        ((9, 0), False, "bf16", attention.EXPANDED),
     ],
 )
 def test_it_is_taken_where_there_is_no_flash_kernel(
-    capability: tuple[int, int], flash: bool, name: str, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int],
+    flash: bool,
+    precision: str,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.cuda, "flash_sdp_enabled", lambda: flash)
-    assert attention.implementation("sdpa") == name
-    assert attention.implementation("eager") == "eager"
+    assert attention.implementation("sdpa", precision) == name
+    assert attention.implementation("eager", precision) == "eager"
