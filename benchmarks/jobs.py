@@ -55,19 +55,12 @@ def overlay(shipped: Job, args: argparse.Namespace, data: Mapping[str, Path]) ->
         f"training: {{max_steps: {args.steps}, save_steps: {args.steps}, logging_steps: 1}}",
         "stages:",
     ]
-    dropped = [f"      {key}: !reset" for key in ("split", "max_samples", "shuffle_seed", "with")]
     for stage in shipped.stages:
         if stage.name not in args.stages:
             lines.append(f"  {stage.name}: !reset")
             continue
         path = data[KINDS[stage.uses]]
-        lines += [
-            f"  {stage.name}:",
-            "    data:",
-            "      format: jsonl",
-            f"      path: {path}",
-            *dropped,
-        ]
+        lines += [f"  {stage.name}:", f"    data: {{format: jsonl, path: '{path}'}}"]
         if stage.uses == "grpo":
             length = f"max_completion_length: {args.completion}, " if args.completion else ""
             reward = "rewards: [chance]"

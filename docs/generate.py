@@ -49,9 +49,11 @@ def job_reference() -> str:
         "`make docs`; `qvl-run schema` prints them as one JSON Schema for editors.",
         "",
         "A job may extend others, and be changed on the command line: what `extends` names, the file itself, "
-        "`--profile NAME`, then `--set KEY=VALUE`, each laid over those before it. Maps merge, lists and values "
-        "replace, `!reset` drops a key. `${env:NAME}` stands for an environment variable in paths and model "
-        "names; its value is never shown. `qvl-run plan JOB --show-origin` says where each value was set.",
+        "`--profile NAME`, then all `--set KEY=VALUE` together, each laid over those before it. Maps merge, lists and "
+        "values replace, `!reset` drops a key. Data that names another `format` is another source: it replaces what "
+        "it is laid on instead of merging, so that nothing of the old one is left. A stage that names another `uses` "
+        "keeps the rest, but not the old one's `with`. `${env:NAME}` stands for an environment variable in paths and "
+        "model names; its value is never shown. `qvl-run plan JOB --show-origin` says where each value was set.",
     ]
     lines += section("The job", schema)
     for key in ("hardware", "storage", "recovery", "tracking"):

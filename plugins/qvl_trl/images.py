@@ -6,6 +6,7 @@ themselves may show only when `decode` reads them.
 
 from __future__ import annotations
 
+import math
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 Encoded = Path | bytes
+TOKEN = 32
+"""Pixels of the side of a token: patches of 16, merged 2 x 2."""
 
 
 def problem(image: Encoded) -> str | None:
@@ -38,6 +41,21 @@ def size(image: Encoded, *, source: str) -> tuple[int, int]:
     except Exception as error:
         raise DataError(_unreadable(image, error), source=source) from error
     return width, height
+
+
+def tokens(width: int, height: int, *, bounds: tuple[int, int]) -> int:
+    """How many tokens the model sees of a picture of that size, in pixels, within `bounds` (least, most): one for each
+    32 x 32 pixels of the picture as Qwen3-VL's processor scales it (`smart_resize` of transformers' qwen2_vl)."""
+    least, most = bounds
+    down, across = round(height / TOKEN), round(width / TOKEN)
+    scale = math.sqrt(width * height) / TOKEN
+    if down * across > most:
+        beta = scale / math.sqrt(most)
+        down, across = (max(1, math.floor(n / beta / TOKEN)) for n in (height, width))
+    elif down * across < least:
+        beta = math.sqrt(least) / scale
+        down, across = (math.ceil(n * beta / TOKEN) for n in (height, width))
+    return down * across
 
 
 def decode(image: Encoded, *, source: str) -> Picture:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from qvl_run.checkpoints.store import Store
 from qvl_run.settings import DataSettings, StageSettings
@@ -42,11 +42,26 @@ class StageError(Exception):
 
 
 class DataError(StageError):
-    """A row or a file of the data that cannot be used. `source` is where: `file:line`, or a hub id and a row."""
+    """A row or a file of the data that cannot be used. `source` is where: `file:line`, or a hub id and a row. `hint`
+    says what to set; it is shown where rows are checked before anything runs."""
 
-    def __init__(self, message: str, *, source: str) -> None:
+    def __init__(self, message: str, *, source: str, hint: str = "") -> None:
         super().__init__(f"{source}: {message}", failure="data")
-        self.source = source
+        self.source, self.hint = source, hint
+
+
+class Finding(NamedTuple):
+    """What a stage has against its settings: a key path below the stage (`with.num_generations`, `with.rewards.0`),
+    what is wrong there, what to do. A warning stops nothing.
+
+    Where settings contradict each other, the path may be several, spaces between: the first of them that the job
+    writes is pointed at.
+    """
+
+    path: str
+    message: str
+    hint: str = ""
+    severity: Literal["error", "warning"] = "error"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,19 +205,20 @@ class Stage(Protocol):
     """The kind of rows it trains on; None where it takes no data."""
 
     def estimate(self, settings: StageSettings) -> Estimate:
-        """Pure: from the settings alone, without reading data or importing anything heavy. Asked for many settings in
-        a row where `auto` is fitted to a GPU: a call should take about a millisecond. A smaller image budget, fewer
-        rows sampled at once and gradient checkpointing must not need more `vram`, nor a smaller micro-batch at the same
-        global batch. There one thing is different: with an accumulation of 1 gradients need not stay beside the
-        activations, so that any other split may need more than that one."""
+        """From the settings and the number of rows (`DataFormat.count`), without importing anything heavy. Asked for
+        many settings in a row where `auto` is fitted to a GPU: a call should take about a millisecond. A smaller image
+        budget, fewer rows sampled at once and gradient checkpointing must not need more `vram`, nor a smaller
+        micro-batch at the same global batch. There one thing is different: with an accumulation of 1 gradients need
+        not stay beside the activations, so that any other split may need more than that one."""
 
-    def check(self, settings: StageSettings) -> Iterable[tuple[str, str]]:
-        """(key path below the stage, message) for each setting that cannot work, e.g. ("with.num_generations", "...").
-        Where settings contradict each other, the path may be several, spaces between: the first of them that the job
-        writes is pointed at. Empty where all is well. Pure, but for a look at the local files that settings name."""
+    def check(self, settings: StageSettings) -> Iterable[Finding]:
+        """Each setting that cannot work. Empty where all is well. Pure, but for a look at the local files that settings
+        name."""
 
-    def columns(self, settings: StageSettings) -> frozenset[str]:
-        """Pure: the columns that each row must have beside those of its kind (see `Example.column`)."""
+    def check_row(self, settings: StageSettings, example: Example) -> Iterable[DataError]:
+        """What keeps a row of a local file from being trained on, beside what its kind demands: a column that it
+        lacks, pictures too large for the sequence. Asked for every row before anything runs: a look at the headers
+        of its pictures at most. Rows that have the same wrong with them should have the same message."""
 
     def run(self, ctx: StageContext) -> StageResult:
         """Do the stage's work, in a process of its own. Raises StageError for what the user can mend and
@@ -241,8 +257,13 @@ class DataFormat(Protocol):
     """What `data.path` must name: a local file, a hub dataset id, or nothing."""
 
     def check(self, data: DataSettings, *, kind: Kind) -> Iterator[DataError]:
-        """Problems that can be found without a network and without heavy imports: rows without an image, images
-        that cannot be read. Reads only the rows that `data.max_samples` admits."""
+        """All problems that can be found without a network and without heavy imports: rows without an image, images
+        that cannot be read. Reads only the rows that `data.max_samples` admits. Rows that have the same wrong with
+        them should have the same message: it is told once."""
+
+    def count(self, data: DataSettings) -> int | None:
+        """How many rows there are, at most `data.max_samples`; None where that is not known without a network or heavy
+        imports. Cheap: asked again and again."""
 
     def fingerprint(self, data: DataSettings, *, kind: Kind) -> str:
         """What decides which rows come out, as a short text: a digest of the files, or id and revision."""

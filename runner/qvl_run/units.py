@@ -7,6 +7,8 @@ import re
 SIZE = r"^[0-9]+(\.[0-9]+)? ?(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)$"
 DURATION = r"^[0-9]+(\.[0-9]+)? ?(s|min|h|d)$"
 
+SOLD = (6, 8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 64, 80, 94, 96, 141, 192)
+"""Gigabytes that GPUs are sold with."""
 _BYTES = {"B": 1} | {
     prefix + unit: base**power
     for unit, base in (("B", 1000), ("iB", 1024))
@@ -42,6 +44,16 @@ def show_size(count: float, *, digits: int = 1) -> str:
         if count >= 1024**power:
             return f"{count / 1024**power:.{digits}f} {unit}"
     return f"{count:.0f} B"
+
+
+def sold_as(vram: int, *, asked: int) -> str:
+    """Why a card with `vram` bytes has less than the `asked` ones, where that is only the name it is sold by: `a card
+    sold as 16 GB shows 14.7 GiB: write min_vram: 14GiB`. Empty where more is asked for."""
+    gib = 1024**3
+    name = next((size for size in SOLD if size * gib >= vram), 0)
+    if not vram < asked <= name * gib:
+        return ""
+    return f"a card sold as {name} GB shows {show_size(vram)}: write min_vram: {vram // gib}GiB"
 
 
 def show_unlike(one: int, other: int) -> tuple[str, str]:

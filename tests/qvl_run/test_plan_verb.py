@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from qvl_run import exit_codes, hardware
 from qvl_run.hardware import PROFILES
@@ -202,7 +203,7 @@ def test_memory_that_is_asked_for_and_not_needed_is_said_to_be_so(
     assert " GiB: lower min_vram or leave it out" in done.stdout
     large = job_file(text.replace("2B", "8B").replace("1024", "1024, optim: adamw_torch"))
     large.write_text(large.read_text().replace("Instruct", "Instruct, lora: null"))
-    assert "choose a smaller model" in qvl_run("plan", large, "--assume", "l4").stdout
+    assert "lower min_vram" not in qvl_run("plan", large, "--assume", "l4").stdout
 
 
 def test_a_machine_that_is_asked_about_is_told_of_its_ram_and_one_need_is_told_once(
@@ -221,3 +222,20 @@ def test_a_job_of_one_stage_is_said_to_have_one(
     job_file: Callable[..., Path], qvl_run: Command
 ) -> None:
     assert "right (1 stage: sft)" in qvl_run("validate", job_file(LONG % ("12h", ""))).stdout
+
+
+def test_rows_of_a_file_make_steps(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path
+) -> None:
+    Image.new("1", (64, 64)).save(tmp_path / "1.png")
+    row = '{"image": "1.png", "question": "?", "answer": "a"}\n'
+    (tmp_path / "rows.jsonl").write_text(row * 200)
+    data = "{format: jsonl, path: rows.jsonl, max_samples: 1000}"
+    text = (JOB % BOTH).replace("{format: spatial_scenes}", data, 1)
+    done = qvl_run("plan", job_file(text), "--assume", "t4", "--json", "--stage", "sft")
+    (sft,) = json.loads(done.stdout)["stages"]
+    assert sft["total"] == 25
+    assert (
+        "sft has 25 steps, so save_steps 26 saves only"
+        in qvl_run("validate", job_file(text), "--set", "training.save_steps=26").stderr
+    )

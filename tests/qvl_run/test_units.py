@@ -81,3 +81,22 @@ def test_sizes_that_are_compared_are_told_apart(
     one: float, other: float, shown: tuple[str, str]
 ) -> None:
     assert units.show_unlike(round(one * 1024**3), round(other * 1024**3)) == shown
+
+
+@pytest.mark.parametrize(
+    ("vram", "asked", "words"),
+    [
+        (14.74, "16GB", "sold as 16 GB shows 14.7 GiB: write min_vram: 14GiB"),
+        (14.74, "16GiB", "sold as 16 GB"),
+        (22.5, "24GiB", "sold as 24 GB shows 22.5 GiB: write min_vram: 22GiB"),
+        (11.6, "12GB", ""),
+        (11.6, "12GiB", "sold as 12 GB shows 11.6 GiB: write min_vram: 11GiB"),
+        (79.3, "80GiB", "sold as 80 GB"),
+        (14.74, "24GiB", ""),
+        (16.0, "16GiB", ""),
+    ],
+)
+def test_a_card_is_sold_by_more_than_it_shows(vram: float, asked: str, words: str) -> None:
+    found = units.sold_as(round(vram * 1024**3), asked=units.size(asked))
+    assert words in found
+    assert bool(found) == bool(words)

@@ -139,3 +139,41 @@ def test_show_origin(job_file: Callable[..., Path], qvl_run: Command) -> None:
     lines = qvl_run("plan", job, "--show-origin").stdout.splitlines()
     assert f"stages.first.with.to = 4  # {job}:7" in lines
     assert "stages.first.training.seed = 0  # default" in lines
+
+
+TIER = """
+version: 1
+name: demo
+hardware: {tier: t4}
+model: {name: qvl-tiny, precision: bf16, attention: flash_attention_2}
+stages:
+  sft: {uses: sft, data: {format: jsonl, path: rows.jsonl}}
+  dpo: {uses: dpo, data: {format: spatial_scenes}}
+"""
+
+
+def test_validate_judges_a_job_by_the_tier_that_it_names(
+    job_file: Callable[..., Path], qvl_run: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    found = json.loads(qvl_run("validate", job_file(TIER), "--format", "json").stdout)["findings"]
+    assert sorted(f["code"] for f in found) == ["QVL301", "QVL403", "QVL405"]
+    without = TIER.replace("hardware: {tier: t4}", "").replace(
+        "jsonl, path: rows.jsonl", "spatial_scenes"
+    )
+    assert qvl_run("validate", job_file(without)).returncode == 0
+    other = without + "hardware: {tier: l4}\n"
+    done = qvl_run("validate", job_file(other))
+    assert (done.returncode, done.stderr.count("warning[QVL231]")) == (0, 1)
+    bound = qvl_run("validate", job_file(other), "--set", "training.max_seq_length=256")
+    assert (bound.returncode, bound.stderr) == (0, "")
+
+
+def test_doctor_judges_a_job_by_its_tier_where_there_is_no_gpu(
+    job_file: Callable[..., Path], qvl_run: Command
+) -> None:
+    text = TIER.replace("jsonl, path: rows.jsonl", "spatial_scenes")
+    done = qvl_run("doctor", job_file(text), "--json", env={"CUDA_VISIBLE_DEVICES": ""})
+    codes = [f["code"] for f in json.loads(done.stdout)["findings"]]
+    assert {"QVL401", "QVL403", "QVL405"} <= set(codes)
+    assert codes.count("QVL403") == 1

@@ -3,7 +3,7 @@
     {"image": "images/1.png", "question": "Where is the red circle?", "answer": "left"}
     {"image": "images/1.png", "question": "...", "chosen": "left", "rejected": "right"}
 
-Image paths are relative to the file. Several pictures: `"images": ["1.png", "2.png"]`. Further keys
+Image paths are relative to the file. Several pictures: `"image": ["1.png", "2.png"]`, or "images". Further keys
 become columns that rewards can read. Blank lines do not count as rows.
 """
 
@@ -13,6 +13,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -24,11 +25,12 @@ from qvl_trl.formats.records import Columns, to_example
 
 T = TypeVar("T")
 
-MAX_FINDINGS = 20
-"""Problems of one file that are reported one by one."""
 DIGEST_BYTES = 64 * 1024
 """How much of each end of an image goes into the fingerprint: reading all of every image is slow on
 a mounted drive, and two files of one size that agree at both ends are the same picture."""
+
+
+_MORE = {"image": ", or a list of several"}
 
 
 def column_schema(*names: str) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def column_schema(*names: str) -> dict[str, Any]:
     return {
         name: {
             "title": f"Column of the {name}",
-            "description": f"The key of each row that holds the {name}.",
+            "description": f"The key of each row that holds the {name}{_MORE.get(name, '')}.",
             "type": "string",
             "minLength": 1,
             "default": name,
@@ -61,11 +63,18 @@ class Jsonl:
     }
 
     def check(self, data: DataSettings, *, kind: Kind) -> Iterator[DataError]:
-        """Every row that cannot be used; after `MAX_FINDINGS`, one more says how many are left."""
-        found = _problems(data, kind)
-        yield from islice(found, MAX_FINDINGS)
-        if more := sum(1 for _ in found):
-            yield DataError(f"{more} more problems like these", source=str(data.path))
+        """Every row that cannot be used."""
+        return _problems(data, kind)
+
+    def count(self, data: DataSettings) -> int | None:
+        """Lines that are not blank; None where there is no such file."""
+        path = Path(str(data.path))
+        try:
+            stat = path.stat()
+            rows = _count(path, stat.st_size, stat.st_mtime_ns)
+        except (OSError, ValueError):
+            return None
+        return rows if data.max_samples is None else min(rows, data.max_samples)
 
     def fingerprint(self, data: DataSettings, *, kind: Kind) -> str:
         """A digest of the rows' text and of each picture's size and two ends. Raises DataError."""
@@ -99,6 +108,13 @@ def _problems(data: DataSettings, kind: Kind) -> Iterator[DataError]:
         return
     if empty:
         yield DataError("the file has no rows", source=str(data.path))
+
+
+@lru_cache(maxsize=64)
+def _count(path: Path, size: int, changed: int) -> int:  # noqa: ARG001
+    """Rows of a file of that size, changed then: another one is counted anew."""
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
 
 
 def _lines(data: DataSettings) -> Iterator[tuple[str, bytes]]:

@@ -17,6 +17,16 @@ TEXTS: Mapping[Kind, tuple[str, ...]] = {
 """The texts of a row of each kind."""
 OPTIONAL: Mapping[Kind, frozenset[str]] = {"prompt": frozenset({"answer"})}
 """Those it may lack: a prompt's answer is read by some rewards only."""
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "image": ("img", "picture", "photo", "image_path", "image_file", "img_path", "file_name", "filename", "path"),
+    "question": ("prompt", "instruction", "query", "problem", "input", "user", "text"),
+    "answer": ("response", "output", "completion", "solution", "label", "target", "caption", "assistant", "text"),
+    "chosen": ("preferred", "accepted", "positive", "better", "winner"),
+    "rejected": ("dispreferred", "declined", "negative", "worse", "loser"),
+}  # fmt: skip
+"""What others call the parts of a row, the likeliest first, for advice."""
+SHOWN = 8
+"""Columns of a row that a message names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +54,17 @@ def to_example(
     hold several pictures as a list under the image column or under "images". Raises DataError.
     """
     rest = dict(record)
+    pictures = [rest.pop(key, None) for key in (columns.image, "images")]
     values = {name: rest.pop(getattr(columns, name), None) for name in TEXTS[kind]}
     missing = [
         name
         for name, value in values.items()
         if value is None and name not in OPTIONAL.get(kind, ())
     ]
+    if all(picture is None for picture in pictures):
+        missing.append("image")
     if missing:
-        names = ", ".join(f'"{getattr(columns, name)}"' for name in missing)
-        raise DataError(f"the row lacks {names}", source=source)
+        raise _lacking(missing, columns, record, source=source)
     texts = {
         name: _text(value, name=getattr(columns, name), source=source)
         for name, value in values.items()
@@ -60,15 +72,38 @@ def to_example(
     }
     if kind == "preference" and texts["chosen"].strip() == texts["rejected"].strip():
         raise DataError("chosen and rejected are the same", source=source)
-    found = [rest.pop(key, None) for key in (columns.image, "images")]
     return Example(
-        images=_images(found, folder=folder, source=source),
+        images=_images(pictures, folder=folder, source=source),
         question=texts["question"],
         answer=texts.get("answer"),
         chosen=texts.get("chosen"),
         rejected=texts.get("rejected"),
         source=source,
         columns=rest,
+    )
+
+
+def _lacking(
+    missing: Sequence[str], columns: Columns, record: Mapping[str, Any], *, source: str
+) -> DataError:
+    """That a record has nothing under the columns of these parts, and which of its own columns seem to be them."""
+    texts = [f'"{getattr(columns, name)}"' for name in missing if name != "image"]
+    lacks = f"lacks {', '.join(texts)}" if texts else "has no image"
+    shown = ", ".join(str(key)[:30] for key in list(record)[:SHOWN])
+    shown += ", ..." if len(record) > SHOWN else ""
+    taken = {getattr(columns, part) for part in (*ALIASES, "image") if part not in missing}
+    free = {str(key).lower(): str(key) for key in record if key not in taken}
+    pairs = {
+        part: free[name]
+        for part in missing
+        if (name := next((alias for alias in ALIASES[part] if alias in free), None))
+    }
+    return DataError(
+        f"the row {lacks}; it has {shown or 'no columns'}",
+        source=source,
+        hint="set with: {" + ", ".join(f"{a}: {b}" for a, b in pairs.items()) + "}"
+        if pairs
+        else "",
     )
 
 

@@ -36,6 +36,10 @@ class RlhfV:
         """Nothing can be said without the network."""
         return iter(())
 
+    def count(self, data: DataSettings) -> int | None:  # noqa: ARG002
+        """Not known without the network."""
+        return None
+
     def fingerprint(self, data: DataSettings, *, kind: Kind) -> str:  # noqa: ARG002
         """See `hub_rows.fingerprint`."""
         return hub_rows.fingerprint(data)

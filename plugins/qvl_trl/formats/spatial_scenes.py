@@ -78,6 +78,11 @@ class SpatialScenes:
         """Generated rows have no problems."""
         return iter(())
 
+    def count(self, data: DataSettings) -> int | None:
+        """As many as it is told to draw."""
+        size: int = data.options.get("size", self.schema["properties"]["size"]["default"])
+        return size if data.max_samples is None else min(size, data.max_samples)
+
     def fingerprint(self, data: DataSettings, *, kind: Kind) -> str:
         """The options and the version of the generator."""
         from qvl_trl.scenes.dataset import GENERATOR_VERSION

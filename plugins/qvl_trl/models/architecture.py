@@ -18,6 +18,8 @@ from qvl_trl.models.parts import Text, Vision
 
 RANDOM = "random:"
 """Before a model's name: its architecture with random weights, nothing downloaded."""
+FAMILY = "qwen3_vl"
+"""What the config.json of a dense Qwen3-VL calls itself; mixtures of experts are qwen3_vl_moe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +103,17 @@ def architecture(
     name = name.removeprefix(RANDOM)
     if name in KNOWN:
         return KNOWN[name]
-    if name in plugins.installed("qvl.models"):
-        return _read(plugins.load("qvl.models", name).folder())
-    if is_folder(name):
-        return _read(Path(name))
-    cache = RepoCache(root=hub_cache or caches.hub_cache(None), repo=name)
-    commit = cache.commit(revision)
-    return None if commit is None else _read(cache.snapshot(commit))
+    config = _config(name, revision, hub_cache)
+    return None if config is None else from_config(config)
+
+
+def family(settings: StageSettings) -> str | None:
+    """What the config.json of the model that a stage is told to load says that it is, empty where it says nothing; None
+    where there is none here that can be read."""
+    drive = None if settings.downloads is None else Path(settings.downloads)
+    model = settings.model
+    config = _config(model.name, model.revision, caches.hub_cache(drive))
+    return None if config is None else str(config.get("model_type", ""))
 
 
 def on_hub(name: str) -> bool:
@@ -138,7 +144,7 @@ def known_names() -> str:
 
 def from_config(config: Mapping[str, Any]) -> Architecture | None:
     """The sizes that a config.json states; None where it is no dense Qwen3-VL's."""
-    if config.get("model_type") != "qwen3_vl":
+    if config.get("model_type") != FAMILY:
         return None
     tied = {"tie_word_embeddings": config.get("tie_word_embeddings", False)}
     try:
@@ -155,9 +161,20 @@ def _kept(part: type[Text] | type[Vision], config: Mapping[str, Any]) -> dict[st
     return {name: value for name, value in config.items() if name in names}
 
 
-def _read(folder: Path) -> Architecture | None:
+def _config(name: str, revision: str | None, hub_cache: Path | None) -> Mapping[str, Any] | None:
+    """The config.json of a bundled model, of a folder, or of a hub id that is in the hub's cache."""
+    if name in plugins.installed("qvl.models"):
+        return _read(plugins.load("qvl.models", name).folder())
+    if is_folder(name):
+        return _read(Path(name))
+    cache = RepoCache(root=hub_cache or caches.hub_cache(None), repo=name)
+    commit = cache.commit(revision)
+    return None if commit is None else _read(cache.snapshot(commit))
+
+
+def _read(folder: Path) -> Mapping[str, Any] | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return from_config(config) if isinstance(config, dict) else None
+    return config if isinstance(config, dict) else None

@@ -29,12 +29,11 @@ from qvl_run.settings import ModelSettings
 from qvl_trl.downloads.explain import explained
 from qvl_trl.downloads.model import model_folder
 from qvl_trl.downloads.watch import Watch, current
-from qvl_trl.models.architecture import RANDOM
+from qvl_trl.models.architecture import FAMILY, RANDOM
 from qvl_trl.policy import attention
 from qvl_trl.policy.lora import add_adapter, base_of, is_adapter, load_adapter
 from qvl_trl.policy.processor import Qwen3VLProcessor, load_processor
 
-FAMILY = "qwen3_vl"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -98,8 +97,8 @@ def load_policy(
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         family = config.model_type
-        if not family.startswith(FAMILY):
-            raise StageError(f"{source} is a {family}, not a Qwen3-VL", failure="config")
+        if family != FAMILY:
+            raise StageError(f"{source} is a {family}, not a dense Qwen3-VL", failure="config")
         device = place(Path(folder)) if place else "cuda:0" if torch.cuda.is_available() else "cpu"
         base = _load_base(folder, settings, device)
         processor = load_processor(folder, revision=None, image_tokens=settings.image_tokens)

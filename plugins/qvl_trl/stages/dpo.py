@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from qvl_run.contract import Estimate, Kind, StageContext, StageResult
+from qvl_run.contract import (
+    DataError,
+    Estimate,
+    Example,
+    Finding,
+    Kind,
+    StageContext,
+    StageResult,
+)
 from qvl_run.settings import StageSettings
 from qvl_trl.memory.estimate import estimate
-from qvl_trl.stages.common import Finding, check_common, optimizer_steps
+from qvl_trl.stages.common import check_common, optimizer_steps
+from qvl_trl.stages.pictures import check_pictures
 from qvl_trl.step import step_rows
 
 
@@ -69,14 +78,14 @@ class DpoStage:
         """See `check_common`; and label smoothing needs the loss that reads it."""
         yield from check_common(settings)
         if settings.options["label_smoothing"] and settings.options["loss_type"] != "sigmoid":
-            yield (
+            yield Finding(
                 "with.label_smoothing",
                 f"the loss {settings.options['loss_type']} does not read it: only sigmoid does",
             )
 
-    def columns(self, settings: StageSettings) -> frozenset[str]:  # noqa: ARG002
-        """None beside those of the kind."""
-        return frozenset()
+    def check_row(self, settings: StageSettings, example: Example) -> Iterable[DataError]:
+        """Its pictures must leave room for a token of the answer."""
+        return check_pictures(settings, example, room=1)
 
     def run(self, ctx: StageContext) -> StageResult:
         """Train. Raises StageStopped and StageError."""

@@ -6,11 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from qvl_run import plugins
-from qvl_run.contract import Estimate, Kind, StageContext, StageResult
+from qvl_run.contract import (
+    DataError,
+    Estimate,
+    Example,
+    Finding,
+    Kind,
+    StageContext,
+    StageResult,
+)
 from qvl_run.settings import StageSettings
 from qvl_run.spec.batch import AUTO, SAMPLED
 from qvl_trl.memory.estimate import estimate
-from qvl_trl.stages.common import Finding, check_common, optimizer_steps
+from qvl_trl.stages.common import check_common, optimizer_steps
+from qvl_trl.stages.pictures import check_pictures
 from qvl_trl.step import step_rows
 
 _BATCH = (
@@ -138,25 +147,30 @@ class GrpoStage:
         training, options = settings.training, settings.options
         rows, group = step_rows(settings), options["num_generations"]
         if rows % group:
-            yield (
+            yield Finding(
                 f"with.num_generations {_BATCH}",
                 f"{group} completions a prompt do not fill a step of {rows} rows, the global batch: "
                 "num_generations must divide that",
             )
         limit = training.max_seq_length
         if limit is not None and options["max_completion_length"] >= limit:
-            yield (
+            yield Finding(
                 "with.max_completion_length",
                 f"leaves no room for a prompt within training.max_seq_length {limit}",
             )
         for entry in options["rewards"]:
             yield from _check_reward(entry, at="with.rewards")
 
-    def columns(self, settings: StageSettings) -> frozenset[str]:
-        """What its rewards read."""
+    def check_row(self, settings: StageSettings, example: Example) -> Iterable[DataError]:
+        """It must have what rewards read, and its pictures must leave room for a completion."""
         names = [e if isinstance(e, str) else e["name"] for e in settings.options["rewards"]]
         rewards = [plugins.load("qvl.rewards", name) for name in names]
-        return frozenset().union(*(reward.columns for reward in rewards))
+        for column in sorted(frozenset().union(*(reward.columns for reward in rewards))):
+            if example.column(column) is None:
+                message = f'the row lacks "{column}", which its answer is judged by'
+                yield DataError(message, source=example.source)
+        room = settings.options["max_completion_length"]
+        yield from check_pictures(settings, example, room=room)
 
     def run(self, ctx: StageContext) -> StageResult:
         """Train. Raises StageStopped and StageError."""
@@ -174,14 +188,14 @@ def _check_reward(entry: str | Mapping[str, Any], *, at: str) -> Iterator[Findin
         reward = plugins.load("qvl.rewards", name)
     except KeyError:
         known = ", ".join(plugins.installed("qvl.rewards"))
-        yield at, f'there is no reward called "{name}"; there are {known}'
+        yield Finding(at, f'there is no reward called "{name}"; there are {known}')
         return
     except plugins.PluginError as error:
-        yield at, str(error)
+        yield Finding(at, str(error))
         return
     options = {} if isinstance(entry, str) else entry.get("with", {})
     for wrong in Draft202012Validator(reward.schema).iter_errors(options):
-        yield at, f"{name}: {wrong.message}"
+        yield Finding(at, f"{name}: {wrong.message}")
 
 
 stage = GrpoStage()

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from qvl_run.contract import Estimate, Kind, StageContext, StageResult
+from qvl_run.contract import (
+    DataError,
+    Estimate,
+    Example,
+    Finding,
+    Kind,
+    StageContext,
+    StageResult,
+)
 from qvl_run.settings import StageSettings
 from qvl_trl.memory.estimate import estimate_merge
-from qvl_trl.stages.common import Finding, check_common
+from qvl_trl.stages.common import check_common
 
 
 class MergeStage:
@@ -41,11 +49,11 @@ class MergeStage:
         """See `check_common`; and there must be an adapter."""
         yield from check_common(settings)
         if settings.model.lora is None:
-            yield "model.lora", "with lora: null there is no adapter, so nothing to merge"
+            yield Finding("model.lora", "with lora: null there is no adapter, so nothing to merge")
 
-    def columns(self, settings: StageSettings) -> frozenset[str]:  # noqa: ARG002
+    def check_row(self, settings: StageSettings, example: Example) -> Iterable[DataError]:  # noqa: ARG002
         """It trains on no rows."""
-        return frozenset()
+        return ()
 
     def run(self, ctx: StageContext) -> StageResult:
         """Merge. Raises StageStopped and StageError."""

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from qvl_run.contract import Estimate, Kind, StageContext, StageResult
+from qvl_run.contract import (
+    DataError,
+    Estimate,
+    Example,
+    Finding,
+    Kind,
+    StageContext,
+    StageResult,
+)
 from qvl_run.settings import StageSettings
 from qvl_trl.memory.estimate import estimate
-from qvl_trl.stages.common import Finding, check_common, optimizer_steps
+from qvl_trl.stages.common import check_common, optimizer_steps
+from qvl_trl.stages.pictures import check_pictures
 from qvl_trl.step import step_rows
 
 
@@ -34,9 +43,9 @@ class SftStage:
         """See `check_common`."""
         return check_common(settings)
 
-    def columns(self, settings: StageSettings) -> frozenset[str]:  # noqa: ARG002
-        """None beside those of the kind."""
-        return frozenset()
+    def check_row(self, settings: StageSettings, example: Example) -> Iterable[DataError]:
+        """Its pictures must leave room for a token of the answer."""
+        return check_pictures(settings, example, room=1)
 
     def run(self, ctx: StageContext) -> StageResult:
         """Train. Raises StageStopped and StageError."""

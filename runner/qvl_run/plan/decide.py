@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from qvl_run import plugins
 from qvl_run.hardware import Gpu, Machine
 from qvl_run.plan import needs
 from qvl_run.settings import Precision, StageSettings
@@ -74,8 +75,14 @@ def resolve(stage: StageSpec, machine: Machine, *, wandb: bool) -> StageSettings
 
 def check(job: Job, machine: Machine) -> Iterator[Diagnostic]:
     """What `machine` cannot do that `job` asks for. Errors stop the run with exit code 3."""
-    gpu = machine.gpu
     yield from needs.unmet(job, machine)
+    yield from unable(job, machine)
+
+
+def unable(job: Job, machine: Machine) -> Iterator[Diagnostic]:
+    """What the stages of `job` ask of the kind of machine that `machine` is, a profile or not, and it cannot do."""
+    yield from _unbounded(job, machine)
+    gpu = machine.gpu
     for stage in job.stages:
         wanted = stage.model.get("precision", "auto")
         if wanted == "bf16" and gpu is not None and gpu.capability < BF16_CAPABILITY:
@@ -110,6 +117,27 @@ def check(job: Job, machine: Machine) -> Iterator[Diagnostic]:
                 span=_model_span(job, stage, "attention"),
                 hint="use attention: auto, which takes SDPA",
             )
+
+
+def _unbounded(job: Job, machine: Machine) -> Iterator[Diagnostic]:
+    names = [
+        stage.name
+        for stage in job.stages
+        if stage.training.max_seq_length is None and plugins.stage(stage.uses).data_kind
+    ]
+    if machine.gpu is None or not names:
+        return
+    document = job.document
+    yield Diagnostic(
+        code="QVL231",
+        severity="warning",
+        message=f"nothing bounds the rows of {', '.join(names)}: GPU memory is not predicted, "
+        "and nothing that says `auto` is fitted to it",
+        span=document.key_span(
+            ("training",) if document.has(("training",)) else ("stages", names[0])
+        ),
+        hint="set training.max_seq_length (for example 2048)",
+    )
 
 
 def _no_flash(gpu: Gpu | None, wanted: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from qvl_run.hardware.facts import Machine, dotted
 from qvl_run.spec.diagnostic import Diagnostic, Severity
 from qvl_run.spec.job import Job
-from qvl_run.units import show_size
+from qvl_run.units import show_size, sold_as
 
 NO_GPU = "on Colab: Runtime > Change runtime type > T4 GPU; elsewhere look at what nvidia-smi says"
 UNMET = frozenset({"QVL401", "QVL402", "QVL406", "QVL407", "QVL412", "QVL413"})
@@ -56,7 +56,7 @@ def _vram(job: Job, machine: Machine) -> Iterator[Diagnostic]:
     if gpu.usable < gpu.vram:
         has += f", of which PyTorch is told to keep to {show_size(gpu.usable)}"
     message = f"the job needs {show_size(least)} of GPU memory; {has}"
-    hint = "choose a smaller model, or a job for a smaller GPU"
+    hint = sold_as(gpu.vram, asked=least) or "choose a smaller model, or a job for a smaller GPU"
     yield _finding(job, "QVL402", "min_vram", message, hint)
 
 

@@ -219,8 +219,8 @@ class _Builder:
         return path if path.is_absolute() else (base or self.base(at)) / path
 
     def base(self, at: At) -> Path:
-        file = self.document.span(at).file
-        return Path.cwd() if file.startswith("--") else Path(file).resolve().parent
+        span = self.document.span(at)
+        return Path.cwd() if span.is_option else Path(span.file).resolve().parent
 
     def text(self, text: str, at: At) -> str:
         """`text` with each `${env:NAME}` replaced."""

@@ -195,7 +195,8 @@ CODES: Mapping[str, Code] = {
     ),
     "QVL217": Code(
         title="more than the tier has",
-        text="`hardware.tier` and `hardware.min_vram` contradict each other: no machine of that tier has so much.",
+        text="`hardware.tier` and `hardware.min_vram` contradict each other: no machine of that tier has so much. A "
+        "card shows less than the gigabytes it is sold by: a T4 of 16 GB has 14.7 GiB.",
     ),
     "QVL218": Code(
         title="a storage folder in a bad place",
@@ -262,10 +263,20 @@ CODES: Mapping[str, Code] = {
         wrong="training: {global_batch_size: 8, per_device_train_batch_size: 3}",
         right="training: {global_batch_size: 8, per_device_train_batch_size: 2}",
     ),
+    "QVL231": Code(
+        title="a stage whose rows nothing bounds",
+        text="Memory grows with the longest row. Without `training.max_seq_length` there is no bound to it, so GPU "
+        "memory is not predicted, a job that does not fit is not refused beforehand, and what says `auto` stays at its "
+        "default. A row that is longer than the bound is cut at its answer's end.",
+        wrong="training: {global_batch_size: 8}",
+        right="training: {global_batch_size: 8, max_seq_length: 2048}",
+    ),
     "QVL301": Code(
         title="a row that cannot be used",
-        text="The line is no JSON, lacks a key or its image, or the image cannot be read. Rows are checked before "
-        "anything is loaded.",
+        text="The line is no JSON, lacks a key or its image, the image cannot be read, or the row's pictures fill "
+        "`training.max_seq_length`, each with up to the second number of `model.image_tokens`. Rows are checked before "
+        "anything is loaded; those that are wrong alike are told once, at the first of them. Keys of other names are "
+        "given under the data's `with`.",
     ),
     "QVL302": Code(
         title="a data file that is not there",

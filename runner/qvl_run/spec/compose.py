@@ -1,11 +1,12 @@
 """One job out of several sources: what it extends, the file itself, a profile of it, and `--set` options, in that
-order, each laid over those before it. `extends` and `profiles` are gone from the result.
+order, each laid over those before it (all `--set` as one). `extends` and `profiles` are gone from the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 from qvl_run import resources
@@ -13,7 +14,7 @@ from qvl_run.spec import yaml_text
 from qvl_run.spec.diagnostic import Diagnostic, JobError, Span, did_you_mean
 from qvl_run.spec.document import Document, from_tree
 from qvl_run.spec.paths import expanded, is_file
-from qvl_run.spec.tree import Entry, Items, Map, Tree, Value, merge, settled
+from qvl_run.spec.tree import PROFILES, Entry, Items, Map, Tree, Value, merge, settled, together
 
 OPTION = "--set"
 """Names the command line as the file of a place."""
@@ -35,9 +36,11 @@ def compose(path: Path, *, overlays: Overlays | None = None) -> Document:
     _check_profiles(tree)
     for name in overlays.profiles:
         tree = _with_profile(tree, name)
-    tree = _without(tree, "profiles")
-    for text in overlays.settings:
-        laid = merge(tree, _setting(text))
+    tree = _without(tree, PROFILES)
+    if overlays.settings:
+        # As one: which of them names another source of rows does not depend on their order.
+        settings: Iterator[Tree] = map(_setting, overlays.settings)
+        laid = merge(tree, reduce(together, settings))
         assert isinstance(laid, Map)
         tree = laid
     whole = settled(tree)
@@ -91,7 +94,7 @@ def _base(name: str, span: Span, path: Path) -> Path:
 
 def _check_profiles(tree: Map) -> None:
     """Profiles are gone before the schema is asked, so their form is checked here."""
-    entry = tree.entries.get("profiles")
+    entry = tree.entries.get(PROFILES)
     if entry is None:
         return
     if not isinstance(entry.tree, Map):
@@ -102,7 +105,7 @@ def _check_profiles(tree: Map) -> None:
 
 
 def _with_profile(tree: Map, name: str) -> Map:
-    entry = tree.entries.get("profiles")
+    entry = tree.entries.get(PROFILES)
     profiles = entry.tree if entry else None
     known = profiles.entries if isinstance(profiles, Map) else {}
     if name not in known:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from qvl_run import plugins
@@ -14,49 +14,65 @@ from qvl_run.spec.job import Job, StageSpec
 from qvl_run.spec.resolve import provisional_settings
 
 MAX_FINDINGS = 20
+"""Different problems of one piece of data that are told one by one."""
 
 
 def check_data(job: Job) -> None:
-    """Check the rows of every local file that the job names. Raises JobError."""
-    found: list[Diagnostic] = []
-    seen: set[tuple[str, str, frozenset[str]]] = set()
+    """Check the rows of every local file that the job names. Raises JobError: what is wrong with many rows alike is one
+    finding, at the first of them."""
+    found: dict[tuple[str, Span | None], Diagnostic] = {}
+    unreadable: dict[tuple[str, Kind], list[Diagnostic]] = {}
     for stage in job.stages:
         for key, data, kind in data_of(stage):
-            columns = _columns(stage, key)
-            mark = (repr(data), kind, columns)
-            if mark in seen or plugins.data_format(data.format).location != "file":
+            if plugins.data_format(data.format).location != "file":
                 continue
-            seen.add(mark)
-            span = job.document.span(("stages", stage.name, *key, "path"))
-            for error in islice(_problems(data, kind, columns), MAX_FINDINGS):
-                message = str(error).removeprefix(f"{error.source}: ")
-                place = _place(error.source) or span
-                hint = f"named at {span.file}:{span.line}"
-                found.append(Diagnostic(code="QVL301", message=message, span=place, hint=hint))
+            named = job.document.stage_span(stage.name, *key, "path")
+            mark = (repr(data), kind)
+            if mark not in unreadable:
+                problems = plugins.data_format(data.format).check(data, kind=kind)
+                unreadable[mark] = list(_told(problems, named))
+            for one in unreadable[mark] or _told(_unusable(stage, key, data, kind), named):
+                found.setdefault((one.message, one.span), one)  # of files that stages share, once
     if found:
-        raise JobError(found)
+        raise JobError(found.values())
 
 
-def _problems(data: DataSettings, kind: Kind, columns: frozenset[str]) -> Iterator[DataError]:
-    """Rows that cannot be read; where all can, rows without a column that something reads."""
-    data_format = plugins.data_format(data.format)
-    unreadable = False
-    for error in data_format.check(data, kind=kind):
-        unreadable = True
-        yield error
-    if unreadable or not columns:
-        return
-    for example in data_format.examples(data, kind=kind, cache=Path()):
-        for name in sorted(columns):
-            if example.column(name) is None:
-                message = f'the row lacks "{name}", which its answer is judged by'
-                yield DataError(message, source=example.source)
+def _unusable(
+    stage: StageSpec, key: tuple[str, ...], data: DataSettings, kind: Kind
+) -> Iterator[DataError]:
+    """Rows that can be read, and that what reads them has no use for."""
+    settings = provisional_settings(stage)
+    for example in plugins.data_format(data.format).examples(data, kind=kind, cache=Path()):
+        if key[0] != "evaluation":
+            yield from plugins.stage(stage.uses).check_row(settings, example)
+        elif example.answer is None:
+            message = 'the row lacks "answer", which its answer is judged by'
+            yield DataError(message, source=example.source)
 
 
-def _columns(stage: StageSpec, key: tuple[str, ...]) -> frozenset[str]:
-    if key[0] == "evaluation":
-        return frozenset({"answer"})
-    return plugins.stage(stage.uses).columns(provisional_settings(stage))
+def _told(problems: Iterable[DataError], named: Span) -> Iterator[Diagnostic]:
+    """A finding for each message, at the first row that has it. `named` is where the job names the data."""
+    first: dict[str, Diagnostic] = {}
+    more: dict[str, int] = {}
+    left = 0
+    for error in problems:
+        message = str(error).removeprefix(f"{error.source}: ")
+        if message in first:
+            more[message] = more.get(message, 0) + 1
+        elif len(first) < MAX_FINDINGS:
+            at = f"named at {named.shown(column=False)}"
+            hint = f"{error.hint}; {at}" if error.hint else at
+            place = _place(error.source) or named
+            first[message] = Diagnostic(code="QVL301", message=message, span=place, hint=hint)
+        else:
+            left += 1
+    for message, finding in first.items():
+        like = more.get(message, 0)
+        rows = "1 more row is" if like == 1 else f"{like} more rows are"
+        yield replace(finding, message=f"{message} ({rows} like it)") if like else finding
+    if left:
+        message = f"{left} more problems are not told one by one"
+        yield Diagnostic(code="QVL301", message=message, span=named)
 
 
 def data_of(stage: StageSpec) -> Iterator[tuple[tuple[str, ...], DataSettings, Kind]]:

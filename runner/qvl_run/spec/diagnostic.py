@@ -13,12 +13,24 @@ _ECHOING = {"QVL101", "QVL103", "QVL104", "QVL105", "QVL204", "QVL222", "QVL302"
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """A place in a file. `line` and `column` count from 1; `length` is in characters of that line, at least 1."""
+    """A place in a file, or an option of the command line, `file` being its text then. `line` and `column` count
+    from 1; `length` is in characters of that line, at least 1."""
 
     file: str
     line: int
     column: int
     length: int = 1
+
+    @property
+    def is_option(self) -> bool:
+        """Whether it is an option of the command line: its line and column say nothing."""
+        return self.file.startswith("--")
+
+    def shown(self, *, column: bool = True) -> str:
+        """For people: `job.yaml:4:12`, without its column `job.yaml:4`; an option as it was given."""
+        if self.is_option:
+            return self.file
+        return f"{self.file}:{self.line}" + (f":{self.column}" if column else "")
 
 
 @dataclass(frozen=True, kw_only=True)

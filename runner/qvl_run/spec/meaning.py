@@ -1,7 +1,7 @@
 """What a job says that its schemas cannot judge: keys that contradict each other, and keys that nothing would read.
 
 Each check is a small generator over the job; all of them run, and all findings are told at once. Pure but for asking
-whether a data file is there.
+whether a data file is there, and how many rows it has.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qvl_run.spec.job import Job, StageSpec
 from qvl_run.spec.paths import exists, is_file
 from qvl_run.spec.recovery_check import recovery_findings
 from qvl_run.spec.resolve import model_settings, provisional_settings
-from qvl_run.units import show_size
+from qvl_run.units import show_unlike, sold_as
 
 At = tuple[Key, ...]
 SHORTEST_SESSION = 1200.0
@@ -41,12 +41,18 @@ def _each(job: Job) -> Iterator[Diagnostic]:
 
 
 def _plugins_own(job: Job, stage: StageSpec) -> Iterator[Diagnostic]:
-    for paths, message in plugins.stage(stage.uses).check(provisional_settings(stage)):
-        keys = [tuple(path.split(".")) for path in paths.split(" ")]
+    for found in plugins.stage(stage.uses).check(provisional_settings(stage)):
+        keys = [tuple(map(_key, path.split("."))) for path in found.path.split(" ")]
         written = (
             k for k in keys if job.document.has(("stages", stage.name, *k)) or job.document.has(k)
         )
-        yield _finding(job, "QVL210", message, _stage_span(job, stage, *next(written, keys[0])))
+        span = _stage_span(job, stage, *next(written, keys[0]))
+        yield _finding(job, "QVL210", found.message, span, found.hint, severity=found.severity)
+
+
+def _key(text: str) -> Key:
+    """The number of an entry of a list, else a key."""
+    return int(text) if text.isdigit() else text
 
 
 def _data_files(job: Job, stage: StageSpec) -> Iterator[Diagnostic]:
@@ -121,7 +127,10 @@ def _steps(job: Job, stage: StageSpec) -> Iterator[Diagnostic]:
     total = plugins.stage(stage.uses).estimate(provisional_settings(stage)).optimizer_steps
     written = any(job.document.has((*at, "save_steps")) for at in (own_at, ("training",)))
     if total is not None and training.save_steps > total and (written or total >= LONG):
-        message = f"{stage.name} has {total} steps, so save_steps {training.save_steps} saves only at its end"
+        steps = "1 step" if total == 1 else f"{total} steps"
+        message = (
+            f"{stage.name} has {steps}, so save_steps {training.save_steps} saves only at its end"
+        )
         span = _stage_span(job, stage, "training", "save_steps")
         hint = "a disconnect would cost the whole stage; choose a smaller number"
         yield _finding(job, "QVL215", message, span, hint, severity="warning")
@@ -155,8 +164,11 @@ def _tier(job: Job) -> Iterator[Diagnostic]:
         if gpu is None:
             yield _finding(job, "QVL217", "the tier cpu has no GPU memory to ask for", span)
         elif gpu.vram < wants.min_vram:
-            message = f"a {wants.tier} has {show_size(gpu.vram)}, less than the {show_size(wants.min_vram)} asked for"
-            yield _finding(job, "QVL217", message, span)
+            has, asked = show_unlike(gpu.vram, wants.min_vram)
+            message = f"the tier {wants.tier} has {has}, less than the {asked} asked for"
+            hint = sold_as(gpu.vram, asked=wants.min_vram)
+            hint += ", or leave it out, the tier says it" if hint else ""
+            yield _finding(job, "QVL217", message, span, hint)
     if least is not None and (gpu is None or gpu.capability < least):
         has = "no GPU" if gpu is None else f"compute capability {gpu.dotted}"
         message = f"the tier {wants.tier} has {has}, not the {dotted(least)} asked for"
@@ -221,7 +233,7 @@ def _finding(
     )
 
 
-def _stage_span(job: Job, stage: StageSpec, *path: str) -> Span:
+def _stage_span(job: Job, stage: StageSpec, *path: Key) -> Span:
     return job.document.stage_span(stage.name, *path)
 
 

@@ -49,7 +49,7 @@ def as_github(diagnostics: Iterable[Diagnostic]) -> str:
     lines = []
     for d in diagnostics:
         place = ""
-        if d.span is not None:
+        if d.span is not None and not d.span.is_option:
             end = d.span.column + d.span.length
             place = f" file={_property(d.span.file)},line={d.span.line},col={d.span.column},endColumn={end},"
         text = d.message + (f"\n{d.hint}" if d.hint else "")
@@ -74,8 +74,8 @@ def _one(diagnostic: Diagnostic, colour: bool) -> str:
     span = diagnostic.span
     if span is not None:
         width = len(str(span.line))
-        lines.append(f"{' ' * width}{blue}-->{plain} {span.file}:{span.line}:{span.column}")
-        source = _lines(span.file)
+        lines.append(f"{' ' * width}{blue}-->{plain} {span.shown()}")
+        source = [] if span.is_option else _lines(span.file)
         if span.line <= len(source):
             text = source[span.line - 1]
             mark = " " * (span.column - 1) + "^" * max(

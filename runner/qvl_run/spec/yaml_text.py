@@ -25,6 +25,8 @@ MAX_DEPTH = 60
 BRACKETS = 200
 """Open brackets at a time, counted roughly before the text is parsed."""
 MAX_FINDINGS = 50
+RESET = "!reset"
+"""The tag of a key that is to be dropped."""
 
 _BRACKET = re.compile(r"[\[\]{}]")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -71,7 +73,6 @@ def parse_bytes(raw: bytes, *, file: str) -> Map:
 
 def parse(text: str, *, file: str) -> Tree:
     """`text` as a tree. Raises JobError with the place of the first syntax error, or with all other findings."""
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
 
     if sum(map(text.count, "\n:,[{-?&*")) > MAX_MARKS:
@@ -80,7 +81,7 @@ def parse(text: str, *, file: str) -> Tree:
         message = f"the file is nested deeper than {MAX_DEPTH}"
         raise JobError([_finding("QVL002", message, Span(file, *place))])
     try:
-        root = YAML(typ="safe", pure=True).compose(text)
+        root = _yaml().compose(text)
     except MarkedYAMLError as error:
         raise JobError([_syntax_error(error, text.splitlines(), file)]) from None
     # ruamel.yaml lets errors of many kinds through on hostile text, also ones of Python's own.
@@ -96,6 +97,28 @@ def parse(text: str, *, file: str) -> Tree:
     if reader.findings:
         raise JobError(reader.findings)
     return tree
+
+
+def _yaml() -> Any:
+    """ruamel.yaml, told that a tag ends where `{a: !reset, b: !reset}` ends it: by itself it takes `,` and `}` for part
+    of the tag, or demands a space before them."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.scanner import Scanner
+    from ruamel.yaml.tokens import TagToken
+
+    class FlowScanner(Scanner):
+        def scan_tag(self) -> Any:
+            reader, length = self.reader, len(RESET)
+            ahead = reader.prefix(length + 1)
+            if not (self.flow_level and ahead[:length] == RESET and ahead[length:] in list(",]}")):
+                return super().scan_tag()
+            start = reader.get_mark()
+            reader.forward(length)
+            return TagToken(("!", RESET[1:]), start, reader.get_mark())
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Scanner = FlowScanner
+    return yaml
 
 
 class _Reader:
@@ -122,7 +145,7 @@ class _Reader:
             message = "the file is too large once its aliases expand"
             raise JobError([_finding("QVL002", message, span)])
         tag = str(node.tag or _CORE + "str")
-        if tag == "!reset":
+        if tag == RESET:
             return Reset(span)
         if tag not in _KNOWN:
             message = f'the tag "{tag.replace(_CORE, "!!")}" is not allowed here'

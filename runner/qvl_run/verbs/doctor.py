@@ -35,6 +35,11 @@ def main(job: str | None, *, as_json: bool, **options: Any) -> int:
         where = places(loaded)
         machine = machine_here(loaded, where)
         found = judged(loaded, machine, where, choices=choices)
+        tier = loaded.hardware.tier
+        if machine.gpu is None and tier is not None:  # judged by what it was written for
+            told = {(finding.code, finding.span) for finding in found}
+            by_tier = decide.unable(loaded, hardware.profile(tier))
+            found = (*found, *(f for f in by_tier if (f.code, f.span) not in told))
     found = tuple(dict.fromkeys((*found, *_traps(machine, loaded))))
     able = not any(finding.severity == "error" for finding in found)
     shown = loaded.shown if loaded else str

@@ -39,10 +39,11 @@ def main(job: str, *, assume: str | None, as_json: bool, show_origin: bool, **op
     if show_origin:
         click.echo("\n".join(origin.lines(loaded)))
         return exit_codes.DONE
-    check_data(loaded)
     where = places(loaded)
     here = machine_here(loaded, where) if assume is None else None
-    plan = make_plan(loaded, machine_for(loaded, assume, here), choices=choices)
+    machine = machine_for(loaded, assume, here)
+    check_data(fitted(loaded, machine))
+    plan = make_plan(loaded, machine, choices=choices)
     found = smaller.advised(plan.findings, plan.ahead, plan.machine)
     if here is not None:
         ahead = plan.ahead

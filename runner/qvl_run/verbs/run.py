@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from qvl_run import exit_codes
 from qvl_run.hardware import Machine
 from qvl_run.plan import decide
+from qvl_run.plan.fit import fitted
 from qvl_run.plan.make import make_plan
 from qvl_run.plan.places import Places, places
 from qvl_run.plan.saved import refuse_stale
@@ -29,6 +30,7 @@ from qvl_run.spec.job import Job
 from qvl_run.spec.render import render
 from qvl_run.units import show_size
 from qvl_run.verbs.job import Options, chosen, warn
+from qvl_run.verbs.plan import machine_for
 
 LOCK_PATIENCE = 1.0
 """Seconds to wait for the lock: `qvl-run status` holds it for a moment, to see whether it is held."""
@@ -40,9 +42,9 @@ def main(
     """Run the job; the exit code is one of `qvl_run.exit_codes`. Raises JobError before anything is touched."""
     loaded, choices = chosen(job, Options(**options))
     warn(loaded)
-    check_data(loaded)
     where = places(loaded)
     machine = machine_here(loaded, where)
+    check_data(fitted(loaded, machine_for(loaded, None, machine)))
     if found := judged(loaded, machine, where, choices=choices):
         print(loaded.shown(render(found)), file=sys.stderr)
         if any(finding.severity == "error" for finding in found):

@@ -20,7 +20,7 @@ version: 1
 name: demo
 model: {name: qvl-tiny, quantization: nf4}
 hardware: {min_disk: 900TB}
-stages: {sft: {uses: sft, data: {format: spatial_scenes}}}
+stages: {sft: {uses: sft, data: {format: spatial_scenes}, training: {max_seq_length: 256}}}
 """
 
 

@@ -35,9 +35,9 @@ def test_maps_merge_lists_and_values_replace_and_reset_drops(job_file: Write) ->
         extends: base.yaml
         name: mine
         model: {image_tokens: [4, 9]}
-        training: {save_steps: !reset , learning_rate: 2e-4}
+        training: {save_steps: !reset, learning_rate: 2e-4}
         evaluation: !reset
-        stages: {dpo: !reset }
+        stages: {dpo: !reset}
         """
     )
     data = compose(path).data
@@ -195,3 +195,90 @@ def test_show_origin_names_files_options_and_defaults(job_file: Write) -> None:
     assert "stages.dpo.training.seed = 0  # default" in lines
     assert f"stages.sft.data.with.size = 40  # {path}:7" in lines
     assert f"stages.dpo.model.lora.r = 16  # {path}:4" in lines
+
+
+HUB = """
+version: 1
+name: base
+model: {name: qvl-tiny}
+evaluation: {data: {format: hub, path: a/b, split: val, with: {messages: m}}}
+stages:
+  sft:
+    uses: sft
+    data: {format: hub, path: a/b, split: train, max_samples: 1000, with: {messages: m}}
+  grpo:
+    uses: grpo
+    data: {format: hub, path: a/b, split: train}
+    with: {num_generations: 4}
+"""
+
+
+def test_data_of_another_format_replaces_what_lies_below_it(job_file: Write) -> None:
+    job_file(HUB, "base.yaml")
+    path = job_file(
+        """
+        extends: base.yaml
+        evaluation: {data: {format: spatial_scenes}}
+        stages:
+          sft: {data: {format: jsonl, path: rows.jsonl}}
+          grpo: {eval_data: {format: jsonl, path: rows.jsonl}, data: {path: c/d}}
+        """
+    )
+    data = compose(path).data
+    assert data["evaluation"]["data"] == {"format": "spatial_scenes"}
+    assert data["stages"]["sft"]["data"] == {"format": "jsonl", "path": "rows.jsonl"}
+    assert data["stages"]["grpo"]["data"] == {"format": "hub", "path": "c/d", "split": "train"}
+
+
+def test_data_of_the_same_format_merges(job_file: Write) -> None:
+    job_file(HUB, "base.yaml")
+    path = job_file("extends: base.yaml\nstages: {sft: {data: {format: hub, with: {image: i}}}}\n")
+    found = compose(path).data["stages"]["sft"]["data"]
+    assert (found["max_samples"], found["with"]) == (1000, {"messages": "m", "image": "i"})
+
+
+def test_a_stage_of_another_kind_does_not_inherit_its_options(job_file: Write) -> None:
+    job_file(HUB, "base.yaml")
+    path = job_file("extends: base.yaml\nstages: {grpo: {uses: dpo, with: {beta: 0.3}}}\n")
+    found = compose(path).data["stages"]["grpo"]
+    assert (found["with"], found["data"]["path"]) == ({"beta": 0.3}, "a/b")
+    path = job_file("extends: base.yaml\nstages: {grpo: {uses: grpo, with: {beta: 0.3}}}\n")
+    assert compose(path).data["stages"]["grpo"]["with"] == {"num_generations": 4, "beta": 0.3}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_options_are_one_overlay_in_whatever_order(job_file: Write, order: int) -> None:
+    settings = ["stages.sft.data.format=jsonl", "stages.sft.data.path=rows.jsonl"][::order]
+    document = compose(job_file(HUB), overlays=Overlays(settings=settings))
+    assert document.data["stages"]["sft"]["data"] == {"format": "jsonl", "path": "rows.jsonl"}
+    place = document.span(("stages", "sft", "data", "path")).file
+    assert place == "--set stages.sft.data.path=rows.jsonl"
+
+
+def test_an_option_after_one_that_drops_begins_anew(job_file: Write) -> None:
+    settings = ["stages.sft.data=!reset", "stages.sft.data.format=hub", "stages.sft.data.path=x"]
+    data = compose(job_file(HUB), overlays=Overlays(settings=settings)).data
+    assert data["stages"]["sft"]["data"] == {"format": "hub", "path": "x"}
+    settings = ["stages.sft.data.max_samples=5", "stages.sft.data.max_samples=!reset"]
+    data = compose(job_file(HUB), overlays=Overlays(settings=settings)).data
+    assert "max_samples" not in data["stages"]["sft"]["data"]
+
+
+def test_a_profile_may_name_another_source_and_drop_stages(job_file: Write) -> None:
+    """Also where the job extends another, which has a profile of that name or not."""
+    profile = "profiles: {local: {stages: {grpo: !reset, sft: {data: {format: jsonl, path: x}}}}}"
+    job_file(HUB, "base.yaml")
+    job_file(HUB + "profiles: {local: {training: {seed: 3}}}\n", "other.yaml")
+    for text in (HUB, "extends: base.yaml\n", "extends: other.yaml\n"):
+        data = compose(job_file(text + profile), overlays=Overlays(profiles=["local"])).data
+        assert list(data["stages"]) == ["sft"]
+        assert data["stages"]["sft"]["data"] == {"format": "jsonl", "path": "x"}
+        assert data.get("training") == ({"seed": 3} if "other" in text else None)
+
+
+def test_a_profile_over_a_profile_of_another_source(job_file: Write) -> None:
+    profile = "profiles: {some: {stages: {sft: {data: {format: hub, path: c/d, split: test}}}}}\n"
+    job_file(HUB + profile, "base.yaml")
+    text = "extends: base.yaml\nprofiles: {some: {stages: {sft: {data: {format: jsonl}}}}}\n"
+    data = compose(job_file(text), overlays=Overlays(profiles=["some"])).data
+    assert data["stages"]["sft"]["data"] == {"format": "jsonl"}

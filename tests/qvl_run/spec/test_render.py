@@ -25,6 +25,14 @@ def test_text_marks_the_place(job_file: Callable[..., Path]) -> None:
     assert "\033[" in render.render([Diagnostic(code="QVL101", message="m")], colour=True)
 
 
+def test_an_option_is_its_own_place(job_file: Callable[..., Path], qvl_run: Command) -> None:
+    path = job_file(WRONG.replace("epochs: 3", "seed: 3").replace("cuont", "count"))
+    done = qvl_run("validate", path, "--set", "training.sead=4")
+    assert " --> --set training.sead=4\n  = did you mean" in done.stderr
+    done = qvl_run("validate", path, "--set", "training.sead=4", "--format", "github")
+    assert done.stdout.startswith("::error title=QVL101::unknown key")
+
+
 def test_json_and_github_say_the_same(job_file: Callable[..., Path], qvl_run: Command) -> None:
     path = job_file(WRONG)
     done = qvl_run("validate", path, "--format", "json")

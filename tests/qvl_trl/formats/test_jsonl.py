@@ -119,10 +119,31 @@ def test_finds_a_missing_and_an_empty_file(write: Write, tmp_path: Path) -> None
     assert errors(write()) == ["rows.jsonl: the file has no rows"]
 
 
-def test_says_how_many_more_problems_there_are(write: Write) -> None:
-    found = errors(write(*["{"] * 25))
-    assert len(found) == 21
-    assert found[-1] == "rows.jsonl: 5 more problems like these"
+def test_a_row_of_other_columns_says_what_it_has_and_what_to_set(write: Write) -> None:
+    row = {"img": "1.png", "prompt": "Where?", "response": "left"}
+    (found,) = data_format.check(write(row), kind="sft")
+    assert str(found).endswith('the row lacks "question", "answer"; it has img, prompt, response')
+    assert found.hint == "set with: {question: prompt, answer: response, image: img}"
+    options = {"question": "prompt", "answer": "response", "image": "img"}
+    assert errors(write(row, options=options)) == []
+    (found,) = data_format.check(write({**ROW, "image": None, "Photo": "1.png"}), kind="sft")
+    assert "the row has no image; it has image, question, answer, Photo" in str(found)
+    assert found.hint == "set with: {image: Photo}"
+    (found,) = data_format.check(write({"image": "1.png", "question": "?"}), kind="sft")
+    assert found.hint == ""
+
+
+def test_of_a_row_with_many_columns_some_are_named(write: Write) -> None:
+    (found,) = data_format.check(write({f"c{i}": i for i in range(9)}), kind="sft")
+    assert str(found).endswith("c6, c7, ...")
+
+
+def test_rows_are_counted(write: Write, tmp_path: Path) -> None:
+    assert data_format.count(write(ROW, "", "broken", " ")) == 2
+    assert data_format.count(write(ROW, ROW, ROW)) == 3
+    assert data_format.count(write(ROW, ROW, ROW, max_samples=2)) == 2
+    assert data_format.count(write(ROW, max_samples=2)) == 1
+    assert data_format.count(DataSettings(format="jsonl", path=str(tmp_path / "no"))) is None
 
 
 def test_reading_a_bad_row_raises(write: Write, tmp_path: Path) -> None:

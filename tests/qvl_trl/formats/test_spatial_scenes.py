@@ -46,3 +46,12 @@ def test_the_fingerprint_follows_the_options() -> None:
     assert data_format.fingerprint(scenes(seed=0), kind="sft") == base
     assert data_format.fingerprint(scenes(seed=1), kind="sft") != base
     assert data_format.fingerprint(scenes(), kind="prompt") != base
+
+
+def test_rows_are_counted_without_being_drawn() -> None:
+    def count(**more: Any) -> int | None:
+        return data_format.count(DataSettings(format="spatial_scenes", **more))
+
+    assert count() == 256
+    assert count(options={"size": 9}) == 9
+    assert count(options={"size": 9}, max_samples=4) == 4

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -49,9 +50,10 @@ def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert caught.value.failure == failure
 
 
-def test_a_model_of_another_family(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(StageError, match="is a llama, not a Qwen3-VL"):
+@pytest.mark.parametrize("family", ["llama", "qwen2_5_vl", "qwen3_vl_moe"])
+def test_a_model_of_another_family(tmp_path: Path, family: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    with pytest.raises(StageError, match=f"is a {family}, not a dense Qwen3-VL"):
         load_policy(ModelSettings(name=str(tmp_path)), start=None, seed=0)
 
 

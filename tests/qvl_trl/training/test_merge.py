@@ -133,7 +133,7 @@ def test_what_is_no_adapter_is_refused(sft: Ran, run: Callable[..., Ran]) -> Non
     with pytest.raises(StageError, match=f"{TINY} is a full model already"):
         run(settings(), input=TINY)
     full = settings(model=ModelSettings(name="qvl-tiny", lora=None))
-    assert [at for at, _ in stage.check(full)] == ["model.lora"]
+    assert [found.path for found in stage.check(full)] == ["model.lora"]
     assert list(stage.check(settings())) == []
 
 

@@ -11,7 +11,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from qvl_run.contract import Estimate, StageContext, StageError, StageResult, StageStopped
+from qvl_run.contract import (
+    DataError,
+    Estimate,
+    Example,
+    Finding,
+    StageContext,
+    StageError,
+    StageResult,
+    StageStopped,
+)
 from qvl_run.settings import StageSettings
 
 NAME = "sum.json"
@@ -50,15 +59,15 @@ class CountStage:
         """One step a number."""
         return Estimate(optimizer_steps=settings.options["to"])
 
-    def check(self, settings: StageSettings) -> Iterable[tuple[str, str]]:
+    def check(self, settings: StageSettings) -> Iterable[Finding]:
         """`fail_at` must lie within the count."""
         fail_at, to = settings.options["fail_at"], settings.options["to"]
         if fail_at is not None and fail_at > to:
-            yield "with.fail_at", f"fail_at is {fail_at}, but the count ends at {to}"
+            yield Finding("with.fail_at", f"fail_at is {fail_at}, but the count ends at {to}")
 
-    def columns(self, settings: StageSettings) -> frozenset[str]:  # noqa: ARG002
+    def check_row(self, settings: StageSettings, example: Example) -> Iterable[DataError]:  # noqa: ARG002
         """It reads no rows."""
-        return frozenset()
+        return ()
 
     def run(self, ctx: StageContext) -> StageResult:
         """Count, with a checkpoint every `save_steps` numbers."""

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from qvl_misbehave.ways import WAYS
-from qvl_run.contract import Estimate, StageContext, StageResult, StageStopped
+from qvl_run.contract import (
+    DataError,
+    Estimate,
+    Example,
+    Finding,
+    StageContext,
+    StageResult,
+    StageStopped,
+)
 from qvl_run.settings import StageSettings
 
 NAME = "sum.json"
@@ -44,13 +52,13 @@ class MisbehavingStage:
         """One step a number."""
         return Estimate(optimizer_steps=settings.options["to"])
 
-    def check(self, settings: StageSettings) -> Iterable[tuple[str, str]]:
+    def check(self, settings: StageSettings) -> Iterable[Finding]:
         """Nothing."""
         return ()
 
-    def columns(self, settings: StageSettings) -> frozenset[str]:
+    def check_row(self, settings: StageSettings, example: Example) -> Iterable[DataError]:
         """It reads no rows."""
-        return frozenset()
+        return ()
 
     def run(self, ctx: StageContext) -> StageResult:
         """Count, with a checkpoint every `save_steps` numbers."""

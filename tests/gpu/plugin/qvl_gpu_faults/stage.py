@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from qvl_run.contract import Estimate, StageContext, StageResult
+from qvl_run.contract import DataError, Estimate, Example, Finding, StageContext, StageResult
 from qvl_run.settings import StageSettings
 from qvl_trl.stages.sft import stage as sft
 
@@ -51,13 +51,13 @@ class FaultySft:
         """As `sft`."""
         return sft.estimate(settings)
 
-    def check(self, settings: StageSettings) -> Iterable[tuple[str, str]]:
+    def check(self, settings: StageSettings) -> Iterable[Finding]:
         """As `sft`."""
         return sft.check(settings)
 
-    def columns(self, settings: StageSettings) -> frozenset[str]:
+    def check_row(self, settings: StageSettings, example: Example) -> Iterable[DataError]:
         """As `sft`."""
-        return sft.columns(settings)
+        return sft.check_row(settings, example)
 
     def run(self, ctx: StageContext) -> StageResult:
         """Train, and go wrong once."""
