@@ -13,6 +13,7 @@ from qvl_run.settings import StageSettings
 from qvl_trl.memory import weights
 from qvl_trl.memory.shape import Shape
 from qvl_trl.models.architecture import Architecture
+from qvl_trl.step import sampled_at_once, step_rows
 
 PICTURE = 300
 """Tokens of a picture of 640 x 480 pixels, taken for the usual one."""
@@ -53,9 +54,7 @@ class _Step:
         forward = self.text + self.vision
         ways = self.text * self.text_ways + self.vision * self.vision_ways
         ways += forward * (self.refers + self.samples)
-        training = self.settings.training
-        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        return rows * (2 if self.settings.uses == "dpo" else 1) * ways
+        return step_rows(self.settings) * (2 if self.settings.uses == "dpo" else 1) * ways
 
     @property
     def passes(self) -> int:
@@ -69,8 +68,11 @@ class _Step:
 
     @property
     def decoding(self) -> int:
-        """All answers of a step are sampled side by side."""
-        return self.samples * self.row.answer * self.architecture.text.num_hidden_layers
+        """Answers that are sampled at once are so side by side, and then the next of the step."""
+        if not self.samples:
+            return 0
+        times = -(-step_rows(self.settings) // sampled_at_once(self.settings))
+        return times * self.row.answer * self.architecture.text.num_hidden_layers
 
     @property
     def text(self) -> int:

@@ -199,13 +199,17 @@ class Stage(Protocol):
 
     name: str
     schema: Mapping[str, Any]
+    """An option called `generation_micro_batch_size`, a number or `auto`, is known to the runner: how many rows are
+    sampled at once. The plan fits `auto`, and it is no part of what decides the result."""
     data_kind: Kind | None
     """The kind of rows it trains on; None where it takes no data."""
 
     def estimate(self, settings: StageSettings) -> Estimate:
         """From the settings and the number of rows (`DataFormat.count`), without importing anything heavy. Asked for
-        many settings in a row where `auto` is fitted to a GPU: a call should take about a millisecond, and a smaller
-        micro-batch or image budget, or gradient checkpointing, must not need more `vram`."""
+        many settings in a row where `auto` is fitted to a GPU: a call should take about a millisecond. A smaller image
+        budget, fewer rows sampled at once and gradient checkpointing must not need more `vram`, nor a smaller
+        micro-batch at the same global batch. There one thing is different: with an accumulation of 1 gradients need
+        not stay beside the activations, so that any other split may need more than that one."""
 
     def check(self, settings: StageSettings) -> Iterable[Finding]:
         """Each setting that cannot work. Empty where all is well. Pure, but for a look at the local files that settings

@@ -23,7 +23,12 @@ from qvl_trl.work import usual, work
 TWO = KNOWN["Qwen/Qwen3-VL-2B-Instruct"]
 TEXT = Shape(prompt=0, answer=512, image_tokens=0)
 ROW = Shape(prompt=364, answer=100, image_tokens=300)
-GRPO = {"num_generations": 4, "max_completion_length": 200, "beta": 0.04}
+GRPO = {
+    "num_generations": 4,
+    "max_completion_length": 200,
+    "generation_micro_batch_size": "auto",
+    "beta": 0.04,
+}
 
 
 def settings(uses: str = "sft", **changes: Any) -> StageSettings:
@@ -54,6 +59,15 @@ def test_an_adapter_takes_four_and_recomputation_two_more() -> None:
     assert work(settings(), TWO, TEXT).flops == pytest.approx(2 * base, rel=0.1)
     again = work(settings(gradient_checkpointing=True), TWO, TEXT)
     assert again.flops == pytest.approx(3 * base, rel=0.1)
+
+
+def test_answers_that_are_sampled_in_parts_take_as_many_times_as_long() -> None:
+    found = [
+        work(settings("grpo", options={**GRPO, "generation_micro_batch_size": rows}), TWO, ROW)
+        for rows in (8, 4, 3, 1)
+    ]
+    assert [one.decoding // found[0].decoding for one in found] == [1, 2, 3, 8]
+    assert len({one.flops for one in found}) == 1
 
 
 def test_a_reference_goes_forward_once_more_and_a_pair_is_two_rows() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qvl_run.contract import Estimate, Peak
-from qvl_run.settings import StageSettings
+from qvl_run.settings import Precision, StageSettings
 from qvl_trl.memory import weights
 from qvl_trl.memory.predict import evaluation_peak, training_peak, without_rows
 from qvl_trl.memory.shape import longest
 from qvl_trl.models.architecture import RANDOM, Architecture, of_stage, on_hub
 from qvl_trl.work import usual, work
 
-PROCESS = 4 * 1024**3
-"""Bytes of RAM of a process with the training libraries and CUDA loaded; weights go to the GPU as they are read."""
+PROCESS = 3 * 1024**3
+"""Bytes of RAM of a process with the training libraries and CUDA loaded, beside weights that lie there: 2.0 to 2.8 GiB
+that no file stands behind were seen on an H100 (`benchmarks/host_memory.py`). Weights go to the GPU as they are read;
+a file of them is in memory once more while it is written."""
 SMALL_FILES, WORD = 64 * 1024, 80
 """Bytes of a folder's small files, and of a word in its tokenizer.json: 36 KiB for `qvl-tiny`, 11 MB for Qwen3-VL."""
 UNBOUNDED = "training.max_seq_length sets no bound to its rows"
@@ -72,10 +76,30 @@ def estimate_merge(settings: StageSettings) -> Estimate:
     return Estimate(
         optimizer_steps=None,
         vram=Peak(phase="merging", parts={"weights": whole}),
+        evaluation=_merged_evaluation(settings, sizes),
         at_least=whole,
         ram=PROCESS,
         movable=True,
+        checkpoint=0,
         download=download(settings.model.name, sizes),
         generated=generated(settings.model.name, sizes),
         output=whole + small_files(sizes),
     )
+
+
+def _merged_evaluation(settings: StageSettings, sizes: Architecture) -> Peak | None:
+    """Of the merged model, in 16 bit: as of a policy whose adapter, optimizer and batch are not there."""
+    half: Precision = (
+        "fp16" if "fp16" in (settings.model.precision, settings.options["dtype"]) else "bf16"
+    )
+    model = replace(settings.model, quantization="none", precision=half)
+    training = replace(
+        settings.training, per_device_train_batch_size=1, gradient_accumulation_steps=1
+    )
+    policy = replace(settings, model=model, training=training)
+    shape = longest(policy)
+    peak = None if shape is None else evaluation_peak(policy, sizes, shape)
+    if peak is None:
+        return None
+    parts = {name: n for name, n in peak.parts.items() if name not in ("adapters", "optimizer")}
+    return replace(peak, parts=parts)

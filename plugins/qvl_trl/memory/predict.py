@@ -15,6 +15,7 @@ from qvl_trl.memory.tower import Tower
 from qvl_trl.memory.weights import Numbers
 from qvl_trl.models.architecture import Architecture
 from qvl_trl.models.parts import Text, Vision
+from qvl_trl.step import sampled_at_once, step_rows
 
 TILE = 32768
 """Words of the vocabulary that TRL's fused output layer scores at once, for `TILE_TOKENS` tokens at most
@@ -276,8 +277,13 @@ class _Stage:
         return self._at("reference", self._standing, **parts)
 
     def sampling(self) -> Peak:
-        count = self.rows * self.accumulation
-        return self._generating("sampling", count, self.shape.prompt, self.shape.tokens)
+        """However few rows are sampled at once, the pictures and the noise of the whole step are there."""
+        rows, whole = sampled_at_once(self.settings), step_rows(self.settings)
+        shape = self.shape
+        sampled = self._generating("sampling", rows, shape.prompt, shape.tokens, there=whole)
+        # Afterwards TRL copies the pictures to their batches, while the last step's are there still.
+        shared = self._at("sampling", self._resting, batch=2 * self.pixels)
+        return max(sampled, shared, key=lambda one: one.total)
 
     def measuring(self) -> Iterator[Peak]:
         """What is measured before and after training."""
@@ -297,9 +303,11 @@ class _Stage:
         work = passing + self.pictures + 2 * self.tokens * self.hidden
         return self._at("held-out rows", self._resting, activations=work, logits=logits)
 
-    def _generating(self, phase: str, rows: int, prompt: int, whole: int) -> Peak:
-        """`rows` answers at once, to prompts of `prompt` tokens, until they are `whole` tokens long."""
-        share = rows / self.rows
+    def _generating(
+        self, phase: str, rows: int, prompt: int, whole: int, *, there: int | None = None
+    ) -> Peak:
+        """`rows` answers at once, of `there`, to prompts of `prompt` tokens, until they are `whole` tokens long."""
+        there, share = there or rows, rows / self.rows
         pixels = round(share * self.pixels / self.accumulation)
         patches = rows * self.shape.patches
         looking = self.tower.workspace(patches, picture=self.picture)
@@ -309,10 +317,12 @@ class _Stage:
         reading = self.passing(rows, prompt) + rows * prompt * 4 * self.hidden
         reading += seen * self.vision.mergers
         # The pictures of these rows, beside those that are there anyway.
-        batch = self._resting["batch"] + pixels
+        batch = self._resting["batch"] + pixels * there // rows
         held = {**self._resting, "batch": batch, "dequantized weight": self.dequantized}
-        # A layer's keys and values are there twice while one token's are added; of all words several float32.
-        writing = 2 * rows * whole * self.layer.cache + 5 * 4 * rows * self.text.vocab_size
+        # A layer's keys and values are there twice while one token's are added; of all words several float32, one of
+        # them noise.
+        words = 4 * (4 * rows + there) * self.text.vocab_size
+        writing = 2 * rows * whole * self.layer.cache + words
         moments = (
             {"vision": looking},
             {"cache": cache * prompt, "activations": reading},

@@ -18,6 +18,7 @@ from qvl_run.settings import StageSettings
 from qvl_trl.memory.estimate import estimate
 from qvl_trl.stages.common import check_common, optimizer_steps
 from qvl_trl.stages.pictures import check_pictures
+from qvl_trl.step import step_rows
 
 
 class DpoStage:
@@ -70,9 +71,7 @@ class DpoStage:
 
     def estimate(self, settings: StageSettings) -> Estimate:
         """Steps for at most `max_samples` pairs."""
-        training = settings.training
-        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        steps = optimizer_steps(settings, rows_per_step=rows, partial=True)
+        steps = optimizer_steps(settings, rows_per_step=step_rows(settings), partial=True)
         return estimate(settings, optimizer_steps=steps)
 
     def check(self, settings: StageSettings) -> Iterable[Finding]:

@@ -16,9 +16,11 @@ from qvl_run.contract import (
     StageResult,
 )
 from qvl_run.settings import StageSettings
+from qvl_run.spec.batch import AUTO, SAMPLED
 from qvl_trl.memory.estimate import estimate
 from qvl_trl.stages.common import check_common, optimizer_steps
 from qvl_trl.stages.pictures import check_pictures
+from qvl_trl.step import step_rows
 
 _BATCH = (
     "training.global_batch_size training.gradient_accumulation_steps "
@@ -83,6 +85,17 @@ class GrpoStage:
                 "default": 200,
                 "examples": [256],
             },
+            SAMPLED: {
+                "title": "Sampling batch",
+                "description": "Completions sampled at once, which memory is needed for; it does not change them. "
+                "`auto` takes all of an optimizer step where the GPU holds that, else the largest divisor that fits. "
+                "Where the memory is too small for it after all, it is halved.",
+                "type": ["integer", "string"],
+                "pattern": f"^({AUTO})$",
+                "minimum": 1,
+                "default": AUTO,
+                "examples": [8],
+            },
             "temperature": {
                 "title": "Temperature",
                 "description": "Of the sampling; lower makes the completions of a group more alike.",
@@ -124,9 +137,7 @@ class GrpoStage:
 
     def estimate(self, settings: StageSettings) -> Estimate:
         """Steps for at most `max_samples` prompts; those that do not fill a step are left out."""
-        training = settings.training
-        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        prompts = max(rows // settings.options["num_generations"], 1)
+        prompts = max(step_rows(settings) // settings.options["num_generations"], 1)
         steps = optimizer_steps(settings, rows_per_step=prompts, partial=False)
         return estimate(settings, optimizer_steps=steps)
 
@@ -134,8 +145,7 @@ class GrpoStage:
         """See `check_common`; and steps must hold whole groups, rewards must exist."""
         yield from check_common(settings)
         training, options = settings.training, settings.options
-        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        group = options["num_generations"]
+        rows, group = step_rows(settings), options["num_generations"]
         if rows % group:
             yield Finding(
                 f"with.num_generations {_BATCH}",

@@ -20,6 +20,7 @@ from qvl_run.contract import DataError, Example, Kind, StageContext, StageError
 from qvl_trl.evaluation.rewards import WeightedReward, check_columns, load_rewards, mean_reward
 from qvl_trl.policy.load import Policy
 from qvl_trl.policy.tokens import vision_tokens
+from qvl_trl.step import sampled_at_once, step_rows
 from qvl_trl.training.arguments import training_arguments
 from qvl_trl.training.callback import RunnerCallback
 from qvl_trl.training.lengths import check_lengths
@@ -47,9 +48,7 @@ class Grpo:
     ) -> tuple[Any, RunnerCallback]:
         """TRL's trainer on `policy.model`. Raises DataError where there are too few rows for one step."""
         settings, options = ctx.settings, ctx.settings.options
-        training = settings.training
-        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        prompts = rows // options["num_generations"]
+        prompts = step_rows(settings) // options["num_generations"]
         if len(dataset) < prompts:
             raise DataError(
                 f"{len(dataset)} rows are too few: one step takes {prompts} different prompts",
@@ -80,6 +79,7 @@ class Grpo:
             train_dataset=dataset,
             processing_class=policy.processor,
             callbacks=[callback],
+            sampler=Sampler(rows=sampled_at_once(settings)),
         )
         return trainer, callback
 
@@ -149,9 +149,9 @@ class ResumableGRPOTrainer(Watched, GRPOTrainer):
     """TRL's, except that a run resumed in a later epoch keeps the prompts' order, where TRL's sampler would
     give the first epoch's again; and that completions are sampled in parts where the GPU's memory asks for it."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, sampler: Sampler | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.sampler = Sampler()
+        self.sampler = sampler or Sampler()
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
         model = self.accelerator.unwrap_model(self.model)

@@ -23,6 +23,7 @@ from qvl_run.settings import Precision, StageSettings
 from qvl_run.units import show_size
 from qvl_trl.downloads.watch import watched
 from qvl_trl.evaluation.answers import accuracy, need_answers
+from qvl_trl.memory.estimate import PROCESS
 from qvl_trl.policy.artifact import save_artifact, usage
 from qvl_trl.policy.load import load_policy
 from qvl_trl.policy.lora import is_adapter
@@ -30,8 +31,6 @@ from qvl_trl.training.course import read_examples
 
 GPU_MARGIN = 1024**3
 """Bytes beside the weights: the adapter, one layer in float32, the CUDA context's growth."""
-RAM_MARGIN = 3 * 1024**3
-"""The same on the host, where a file's content is also in memory once more while it is saved."""
 DISK_MARGIN = 64 * 1024**2
 
 
@@ -112,17 +111,19 @@ def merged(model: Any) -> Any:
 
 
 def place(weights: int, *, gpu: int, ram: int) -> str:
-    """The device for `weights` bytes, with so many bytes free on the GPU (0: none) and on the host.
+    """The device for `weights` bytes, where this process can have so many bytes of the GPU (0: none) and of RAM, with
+    what it holds of that already.
 
     Raises StageError where neither holds them.
     """
     if weights + GPU_MARGIN <= gpu:
         return "cuda:0"
-    if weights + RAM_MARGIN <= ram:
+    if weights + PROCESS <= ram:
         return "cpu"
     raise StageError(
-        f"merging takes {show_size(weights)} of memory and some more; this machine has {show_size(gpu)} free on the "
-        f"GPU and {show_size(ram)} of RAM: run this stage on a larger one",
+        f"merging takes {show_size(weights + GPU_MARGIN)} of a GPU, of which {show_size(gpu)} are free here, or "
+        f"{show_size(weights + PROCESS)} of RAM, of which this process can have {show_size(ram)}: run this stage on a "
+        "larger machine",
         failure="config",
     )
 
@@ -130,7 +131,10 @@ def place(weights: int, *, gpu: int, ram: int) -> str:
 def _place(folder: Path) -> str:
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     gpu = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
-    return place(weights, gpu=gpu, ram=psutil.virtual_memory().available)
+    held = psutil.Process().memory_info()
+    # Pages that a file stands behind are counted as available.
+    own = held.rss - getattr(held, "shared", 0)
+    return place(weights, gpu=gpu, ram=psutil.virtual_memory().available + own)
 
 
 def _need_room(model: Any, folder: Path) -> None:

@@ -47,7 +47,8 @@ class GumbelNoise(LogitsProcessor):
 
 @dataclass
 class Sampler:
-    """Samples a batch in parts of at most `rows` rows, None for all at once; it learns how many the memory holds."""
+    """Samples a batch in parts of at most `rows` rows, None for all at once; where the memory does not hold so many, it
+    goes on with half."""
 
     rows: int | None = None
     seeds: Callable[[], int] = field(default=lambda: int(torch.randint(2**63 - 1, ())))

@@ -11,6 +11,7 @@ from qvl_run.hardware import Machine
 from qvl_run.plan import decide, vram
 from qvl_run.recovery import ladder
 from qvl_run.recovery.ladder import Changes
+from qvl_run.spec.batch import MICRO, STEPS
 from qvl_run.spec.job import StageSpec
 
 
@@ -39,12 +40,33 @@ class Bench:
         return None if needs.movable else needs.vram
 
     def measuring(self, spec: StageSpec) -> Peak | None:
-        """What is measured beside it needs; None as in `peak`, or where nothing is measured."""
-        return None if self.machine.gpu is None else self.estimate(spec).evaluation
+        """What is measured beside it needs; None where there is no GPU or it lies in RAM, where it cannot be told, or
+        where nothing is measured."""
+        if self.room is None:
+            return None
+        needs = self.estimate(spec)
+        return None if in_ram(needs, self.room) else needs.evaluation
 
     def need(self, spec: StageSpec) -> int | None:
         """Bytes of `peak`."""
         peak = self.peak(spec)
+        return None if peak is None else peak.total
+
+    def lowest(self, spec: StageSpec) -> int | None:
+        """Bytes of `peak` at the split that needs least, where it is open: rows one by one, or all of a step at once,
+        between whose batches no gradients stay."""
+        micro, steps = f"training.{MICRO}", f"training.{STEPS}"
+        whole = (
+            spec.training.per_device_train_batch_size * spec.training.gradient_accumulation_steps
+        )
+        tried = [spec]
+        if {micro, steps} <= spec.auto:
+            tried = [filled(spec, {micro: n, steps: whole // n}) for n in {1, whole}]
+        return min((n for one in tried if (n := self.need(one)) is not None), default=None)
+
+    def measured_need(self, spec: StageSpec) -> int | None:
+        """Bytes of `measuring`."""
+        peak = self.measuring(spec)
         return None if peak is None else peak.total
 
     def least(self, spec: StageSpec) -> int | None:
@@ -69,6 +91,11 @@ class Bench:
     def fit(self, specs: Iterable[StageSpec]) -> bool:
         """Whether none of `specs` is known not to fit."""
         return not any(self.over(spec) for spec in specs)
+
+
+def in_ram(needs: Estimate, room: int) -> bool:
+    """Whether what may lie in RAM does, since the GPU has no room for it."""
+    return needs.movable and needs.vram is not None and needs.vram.total > room
 
 
 def filled(spec: StageSpec, changes: Changes) -> StageSpec:

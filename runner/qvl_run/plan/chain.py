@@ -3,18 +3,20 @@
 Both change what is learnt from, so a chain has one of each: a stage whose job says it by hand decides for those that
 leave it open, where the chain says one thing only. Preferred is the better result: unquantized weights before large
 images (judged at the smallest budget), then the largest image budget. Memory is judged with every further `auto` at its
-least: micro-batch 1, gradient checkpointing on.
+least: the split that needs least, gradient checkpointing on, one row sampled at a time. Where not all stages of a chain
+fit unquantized, quantized is what makes more of them fit, or as many with a lower peak.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from qvl_run.plan import vram
 from qvl_run.plan.bench import Bench, filled
 from qvl_run.plan.decide import Decision
 from qvl_run.spec.job import StageSpec
+from qvl_run.units import show_unlike
 
 QUANTIZATION = "model.quantization"
 IMAGES = "model.image_tokens"
@@ -53,7 +55,7 @@ def quantization(line: Sequence[StageSpec], bench: Bench) -> Decision | None:
         {
             spec.name: need
             for spec in map(smallest, mine)
-            if (need := bench.need(filled(spec, {QUANTIZATION: value}))) is not None
+            if (need := bench.lowest(filled(spec, {QUANTIZATION: value}))) is not None
         }
         for value in ("none", "nf4")
     )
@@ -64,9 +66,21 @@ def quantization(line: Sequence[StageSpec], bench: Bench) -> Decision | None:
         share = vram.of(whole[most], bench.room)
         return _quantized("none", f"{most}, which needs most, can do with {share} unquantized")
     there = f"unquantized, {most} needs {vram.against(whole[most], bench.room)}"
-    if packed and max(packed.values()) < whole[most]:
-        return _quantized("nf4", there)
+    if not packed:
+        return _quantized("none", there)
+    worst = max(packed, key=lambda name: packed[name])
+    needs = show_unlike(packed[worst], bench.room)[0]
+    if _judged(packed.values(), bench.room) < _judged(whole.values(), bench.room):
+        rest = f"; even with nf4, {worst} does not fit: it needs {needs}"
+        return _quantized("nf4", there + (rest if packed[worst] > bench.room else ""))
+    if packed[worst] < whole[most]:
+        return _quantized("none", f"{there}, but fewer stages would fit with nf4")
     return _quantized("none", f"{there}, but nf4 would need no less")
+
+
+def _judged(needs: Collection[int], room: int) -> tuple[int, int]:
+    """The less the better: how many of `needs` are too much, then the largest."""
+    return sum(need > room for need in needs), max(needs)
 
 
 def images(line: Sequence[StageSpec], bench: Bench) -> tuple[Any, Decision] | None:
@@ -82,15 +96,17 @@ def images(line: Sequence[StageSpec], bench: Bench) -> tuple[Any, Decision] | No
     open_to, larger = candidates(mine), ""
     for most in open_to:
         tried = [filled(spec, {IMAGES: bounds(most)}) for spec in mine]
-        need = max((n for spec in tried if (n := bench.need(spec)) is not None), default=None)
+        need = max((n for spec in tried if (n := bench.lowest(spec)) is not None), default=None)
         if need is None:
             return _budget(None, unknown(mine[0], bench))
-        if need <= bench.room or most == open_to[-1]:
-            share = vram.of(need, bench.room)
+        if need <= bench.room:
             if most == open_to[0]:
                 larger = "half of max_seq_length" if most < BUDGETS[0] else "the most that is tried"
-                larger += f": {share} at micro-batch 1" if need <= bench.room else ""
+                larger += f": {vram.of(need, bench.room)} at the least micro-batch"
             return _budget(bounds(most), larger)
+        if most == open_to[-1]:
+            rule = f"does not fit: even {most} tokens need {vram.against(need, bench.room)}"
+            return _budget(bounds(most), rule)
         larger = f"{most} tokens need {vram.against(need, bench.room)}"
     raise AssertionError("there is a smallest budget")
 

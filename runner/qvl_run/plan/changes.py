@@ -8,9 +8,9 @@ from typing import Any
 
 from qvl_run.plan import chain
 from qvl_run.plan.bench import filled
-from qvl_run.plan.descent import value_of
+from qvl_run.plan.descent import AT_ONCE, value_of
 from qvl_run.recovery.ladder import SHORTEST, Changes
-from qvl_run.spec.batch import MICRO, STEPS, WHOLE
+from qvl_run.spec.batch import MICRO, SAMPLED, STEPS, WHOLE
 from qvl_run.spec.job import StageSpec
 
 RANK = 16
@@ -41,9 +41,13 @@ class Change:
         return mine <= others
 
 
-def kinds(*, gpu: bool) -> Iterator[Callable[[StageSpec], Iterator[Change]]]:
+Kind = Callable[[StageSpec], Iterator[Change]]
+"""What gives changes of one kind."""
+
+
+def kinds(*, gpu: bool) -> Iterator[Kind]:
     """Each gives changes of one kind, every one needing less than the one before."""
-    yield from (_micro, _checkpointing, _evaluation)
+    yield from (_micro, _sampling, _checkpointing, _evaluation)
     if gpu:
         yield _optim
     yield _adapters
@@ -55,8 +59,6 @@ def kinds(*, gpu: bool) -> Iterator[Callable[[StageSpec], Iterator[Change]]]:
         _images,
         _length,
         _global_batch,
-        _groups,
-        _small_groups,
         _completions,
     )
 
@@ -72,6 +74,12 @@ def _micro(spec: StageSpec) -> Iterator[Change]:
         if whole % n == 0:
             text = f"{MICRO}: {n} and {STEPS}: {whole // n}"
             yield Change(text=text, at=_MICRO, made={_MICRO: n, _STEPS: whole // n})
+
+
+def _sampling(spec: StageSpec) -> Iterator[Change]:
+    rows = value_of(spec, AT_ONCE)
+    for n in _halves(rows if isinstance(rows, int) else 1, 1):
+        yield _option(SAMPLED, n)
 
 
 def _split(spec: StageSpec) -> tuple[int, int]:
@@ -147,40 +155,24 @@ def _length(spec: StageSpec) -> Iterator[Change]:
 
 
 def _global_batch(spec: StageSpec) -> Iterator[Change]:
-    """Of a stage that samples all rows of a step at once. They are whole groups."""
-    group = spec.options.get("num_generations", 0)
-    for rows in _halves(_split(spec)[1], max(group, 2)):
-        if group and rows % group == 0:
+    """The pictures of all its rows are on the GPU at once. Where there are groups, they stay whole."""
+    group = spec.options.get("num_generations", 1)
+    for rows in _halves(_split(spec)[1], group):
+        if rows % group == 0:
             yield _rows(spec, rows)
 
 
-def _small_groups(spec: StageSpec) -> Iterator[Change]:
-    """A global batch of one group, that smaller than they are."""
-    group = spec.options.get("num_generations", 0)
-    for rows in _halves(min(_split(spec)[1], group), 2):
-        yield _rows(spec, rows, num_generations=rows)
-
-
-def _rows(spec: StageSpec, rows: int, **options: int) -> Change:
+def _rows(spec: StageSpec, rows: int) -> Change:
     """A global batch of `rows`, said as the job says its own."""
     micro = spec.training.per_device_train_batch_size
     size = micro if rows % micro == 0 else 1
     texts = [f"{WHOLE}: {rows}" if _STEPS in spec.auto else f"{STEPS}: {rows // size}"]
     texts += [] if _MICRO in spec.auto else [f"{MICRO}: {size}"]
-    texts += [f"{name}: {value}" for name, value in options.items()]
     return Change(
         text=" and ".join(texts),
         at=f"training.{texts[0].partition(':')[0]}",
         made={_MICRO: size, _STEPS: rows // size},
-        options=options,
     )
-
-
-def _groups(spec: StageSpec) -> Iterator[Change]:
-    _, whole = _split(spec)
-    for count in _halves(spec.options.get("num_generations", 0), 2):
-        if whole % count == 0:
-            yield _option("num_generations", count)
 
 
 def _completions(spec: StageSpec) -> Iterator[Change]:

@@ -1,4 +1,7 @@
-"""The way down that recovery would take: what it makes smaller after out-of-memories, until a stage fits. Pure."""
+"""The way down that recovery would take: what it makes smaller after out-of-memories, until a stage fits. Pure.
+
+What is sampled at once, the stage itself makes smaller, without another attempt.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,17 @@ from typing import Any
 from qvl_run.recovery import ladder
 from qvl_run.recovery.rules import Policy
 from qvl_run.settings import LoraSettings
-from qvl_run.spec.batch import MICRO, STEPS
+from qvl_run.spec.batch import AUTO, MICRO, SAMPLED, STEPS
 from qvl_run.spec.job import StageSpec
 
+AT_ONCE = f"with.{SAMPLED}"
 _SHORT = {f"training.{MICRO}": "micro-batch", f"training.{STEPS}": "accumulation"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """From the stage `start` to `end`, which fits: by `rungs`, each of which takes an out-of-memory."""
+    """From the stage `start` to `end`, which fits: by `rungs`, each of which takes an out-of-memory, and by sampling
+    fewer rows at once."""
 
     start: StageSpec
     end: StageSpec
@@ -26,10 +31,20 @@ class Descent:
     @property
     def keys(self) -> tuple[str, ...]:
         """Dotted keys of what is made smaller, in the order in which that begins."""
-        return tuple(dict.fromkeys(key for rung in self.rungs for key in rung.changes))
+        own = [AT_ONCE] if self._sampling else []
+        return tuple(dict.fromkeys([*(key for rung in self.rungs for key in rung.changes), *own]))
 
     def told(self) -> str:
         """`after 4 out-of-memories: micro-batch 8 -> 1, accumulation 1 -> 8; gradient checkpointing on`."""
+        own = f"by sampling fewer rows at once: {self._sampling}" if self._sampling else ""
+        return ", and ".join(one for one in (own, self._attempts() if self.rungs else "") if one)
+
+    @property
+    def _sampling(self) -> str:
+        old, new = value_of(self.start, AT_ONCE), value_of(self.end, AT_ONCE)
+        return "" if old == new else f"{old} -> {new}"
+
+    def _attempts(self) -> str:
         count = len(self.rungs)
         after = "one out-of-memory" if count == 1 else f"{count} out-of-memories"
         kinds = dict.fromkeys((rung.rung, tuple(rung.changes)) for rung in self.rungs)
@@ -50,15 +65,26 @@ class Descent:
 
 
 def descent(
-    spec: StageSpec, policy: Policy, *, over: Callable[[StageSpec], bool], section: str
+    spec: StageSpec,
+    policy: Policy,
+    *,
+    over: Callable[[StageSpec], bool],
+    needs: ladder.Needs,
+    section: str,
 ) -> Descent | None:
-    """How `policy` comes to a stage that is not `over`, where `spec` runs out of memory in `section`; None where it
-    does not get there."""
+    """How `policy` comes to a stage that is not `over`, where `spec` runs out of memory in `section`, by what each
+    setting `needs`; None where it does not get there."""
     rule, rungs, at = policy.rule("oom"), list[ladder.Step](), spec
     ceiling = policy.max_restarts
     most = 0 if not rule.retry else ceiling if rule.limit is None else min(rule.limit, ceiling)
     while over(at):
-        rung = ladder.next_step(at, rule.adapt, section=section) if len(rungs) < most else None
+        fewer = next((one for one in _fewer_at_once(at) if not over(one)), None)
+        if fewer is not None:
+            at = fewer
+            break
+        if len(rungs) == most:
+            return None
+        rung = ladder.next_step(at, rule.adapt, section=section, needs=needs)
         if rung is None:
             return None
         at = ladder.apply(at, rung.changes)
@@ -66,9 +92,22 @@ def descent(
     return Descent(start=spec, end=at, rungs=tuple(rungs))
 
 
+def _fewer_at_once(spec: StageSpec) -> Iterator[StageSpec]:
+    """`spec` with fewer and fewer rows that are sampled at once, as the stage halves them."""
+    rows = value_of(spec, AT_ONCE)
+    if rows in (None, AUTO):
+        return
+    rows = int(rows)
+    while rows > 1:
+        rows = -(-rows // 2)
+        yield ladder.apply(spec, {AT_ONCE: rows})
+
+
 def value_of(spec: StageSpec, key: str) -> Any:
     """What the dotted `key` is in `spec`."""
     section, _, rest = key.partition(".")
+    if section == "with":
+        return spec.options.get(rest)
     if section != "model":
         return getattr(getattr(spec, section), rest)
     if rest.startswith("lora."):

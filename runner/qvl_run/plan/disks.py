@@ -37,7 +37,7 @@ def findings(job: Job, machine: Machine, *, downloads_last: bool) -> Iterator[Di
 
 def _own(needs: Needs, *, downloads: bool) -> tuple[int, str]:
     """Bytes for the disk of scratch, and what they are: models, and what a stage saves before it is taken on."""
-    fetched = space(needs, downloads=downloads).downloads
+    fetched = space(needs, downloads=downloads).downloads or 0
     made: dict[str, int] = {}
     for settings, stage in needs:
         name = settings.model.name

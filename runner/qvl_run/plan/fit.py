@@ -1,15 +1,16 @@
 """A number for every `auto`: what fits the machine, chosen by its whole memory, each choice with the rule that took it.
 
 Preferred is what gives the better result, then what is faster: unquantized weights, large images, no gradient
-checkpointing where that does not cost more than half of the micro-batch, a large micro-batch. What a job says by hand
-stays, and the rest is fitted around it. Pure, and the same for the same job on the same machine: recovery's ladder
-begins where this ends. Where a stage cannot tell what it needs, or there is no GPU, `auto` is the default. Nothing here
-refuses anything: see `plan.misfit`.
+checkpointing where that does not cost more than half of the micro-batch, a large micro-batch, many rows sampled at
+once. What a job says by hand stays, and the rest is fitted around it. Pure, and the same for the same job on the same
+machine: recovery's ladder begins where this ends. Where a stage cannot tell what it needs, or there is no GPU, `auto`
+is the default. Nothing here refuses anything: see `plan.misfit`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,8 @@ from qvl_run.plan import chain, decide, vram
 from qvl_run.plan.bench import Bench, filled
 from qvl_run.plan.chain import NO_GPU
 from qvl_run.plan.decide import Decision
-from qvl_run.spec.batch import MICRO, STEPS
+from qvl_run.plan.descent import AT_ONCE
+from qvl_run.spec.batch import MICRO, SAMPLED, STEPS
 from qvl_run.spec.job import Job, StageSpec
 from qvl_run.units import show_unlike
 
@@ -44,11 +46,7 @@ def fit(job: Job, machine: Machine) -> Fits:
     bench, found = Bench(machine=machine), dict[str, Fitted]()
     for line in chain.chains(job.stages):
         shared: dict[str, list[Decision]] = {spec.name: [] for spec in line}
-        # The optimizer asks for no memory to be there, and what is there depends on it.
-        line = [
-            filled(spec, {OPTIM: _optim(spec, bench).value} if OPTIM in spec.auto else {})
-            for spec in line
-        ]
+        line = [filled(spec, _begun(spec, bench)) for spec in line]
         if held := chain.quantization(line, bench):
             line = [_with(spec, chain.QUANTIZATION, held.value, held, shared) for spec in line]
         if budget := chain.images(line, bench):
@@ -62,6 +60,13 @@ def fitted(job: Job, machine: Machine, *, only: str | None = None) -> Job:
     """`job` with its stages fitted to `machine`; with that called `only` alone, where it is given."""
     specs = (one.spec for one in fit(job, machine).values())
     return replace(job, stages=tuple(spec for spec in specs if only in (None, spec.name)))
+
+
+def _begun(spec: StageSpec, bench: Bench) -> dict[str, Any]:
+    """What the others are judged with: the optimizer, which asks for no memory to be there while what is there depends
+    on it, and the least that can be sampled at once."""
+    values: dict[str, Any] = {OPTIM: _optim(spec, bench).value, AT_ONCE: 1}
+    return {key: value for key, value in values.items() if key in spec.auto}
 
 
 def _with(
@@ -82,6 +87,9 @@ def _fitted(spec: StageSpec, bench: Bench, shared: list[Decision]) -> Fitted:
     decisions += split
     if OPTIM in spec.auto:
         decisions.append(_optim(spec, bench))
+    if AT_ONCE in spec.auto:
+        spec, decision = _sampled(spec, bench)
+        decisions.append(decision)
     return Fitted(spec=spec, decisions=tuple(decisions))
 
 
@@ -89,11 +97,11 @@ def _checkpointing(spec: StageSpec, bench: Bench) -> tuple[StageSpec, Decision]:
     """Off where a micro-batch of at least half of that which fits with it fits without: rows that are computed again
     take about a third more time, and rows one by one take more."""
     without = filled(spec, {CHECKPOINTING: False})
-    need, micro = bench.need(without), spec.training.per_device_train_batch_size
+    need, micro = bench.lowest(without), spec.training.per_device_train_batch_size
     if need is None or bench.room is None:
         return spec, _recomputed("on", _unknown(spec, bench))
     if need > bench.room:
-        rule = f"without it, micro-batch {micro} needs {vram.against(need, bench.room)}"
+        rule = f"without it, the least is {vram.against(need, bench.room)}"
         return spec, _recomputed("on", rule)
     rule = f"{vram.of(need, bench.room)} without it at micro-batch {micro}"
     if {_MICRO, _STEPS} <= spec.auto:
@@ -141,18 +149,65 @@ def _split(spec: StageSpec, bench: Bench) -> tuple[StageSpec, list[Decision]]:
 
 
 def _largest(spec: StageSpec, whole: int, bench: Bench) -> tuple[int, str]:
-    """The largest divisor of `whole` that fits as the micro-batch, and why it is that one."""
-    if bench.room is None or bench.need(spec) is None:
+    """The largest divisor of `whole` that fits as the micro-batch, and why it is that one; where none does, the one
+    that needs least."""
+    room = bench.room
+    if room is None or bench.need(spec) is None:
         return 1, _unknown(spec, bench)
-    larger, least = "the whole global batch", ""
-    for micro in divisors(whole):
-        need = bench.need(filled(spec, {_MICRO: micro, _STEPS: whole // micro}))
-        assert need is not None
-        if need <= bench.room:
-            return micro, f"{vram.of(need, bench.room)}; {larger}"
-        larger = f"{micro} would need {show_unlike(need, bench.room)[0]}"
-        least = vram.against(need, bench.room)
-    return 1, f"the least there is: 1 would need {least}"
+
+    def need(micro: int) -> int:
+        found = bench.need(filled(spec, {_MICRO: micro, _STEPS: whole // micro}))
+        assert found is not None
+        return found
+
+    if need(whole) <= room:
+        return whole, f"{vram.of(need(whole), room)}; the whole global batch"
+    # Between the batches of a step gradients stay, so that all at once may need less than the next smaller one.
+    sizes = list(divisors(whole))
+    if (fits := _first(sizes[1:], need, room)) is not None:
+        return sizes[1:][fits], _and_larger(sizes[1:][fits], sizes[fits], need, room)
+    least = min((1, whole), key=need)
+    return (
+        least,
+        f"does not fit: it needs {vram.against(need(least), room)}, and no other split needs less",
+    )
+
+
+def _first(sizes: Sequence[int], need: Callable[[int], int], room: int) -> int | None:
+    """Which of `sizes`, the largest first, is the first that `room` is enough for: what is smaller needs no more."""
+    found = bisect_left(sizes, True, key=lambda size: need(size) <= room)
+    return found if found < len(sizes) else None
+
+
+def _and_larger(size: int, larger: int, need: Callable[[int], int], room: int) -> str:
+    told = show_unlike(need(larger), room)[0]
+    return f"{vram.of(need(size), room)}; {larger} would need {told}"
+
+
+def _sampled(spec: StageSpec, bench: Bench) -> tuple[StageSpec, Decision]:
+    """As many rows of a step at once as the rest of the stage leaves memory for: fewer take longer."""
+    training, room = spec.training, bench.room
+    whole = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    least = bench.need(spec)
+
+    def need(rows: int) -> int:
+        found = bench.need(filled(spec, {AT_ONCE: rows}))
+        assert found is not None
+        return found
+
+    if room is None or least is None:
+        chosen, rule = whole, _unknown(spec, bench)
+    elif need(whole) <= room:
+        chosen, rule = whole, f"{vram.of(need(whole), room)}; all of a step"
+    elif least > room:
+        chosen, rule = 1, f"does not fit: it needs {vram.against(least, room)}, with one at a time"
+    else:
+        sizes = list(divisors(whole))
+        at = _first(sizes, need, room)
+        assert at
+        chosen, rule = sizes[at], _and_larger(sizes[at], sizes[at - 1], need, room)
+    decision = Decision(name=SAMPLED, value=str(chosen), rule=rule)
+    return filled(spec, {AT_ONCE: chosen}), decision
 
 
 def divisors(whole: int) -> Iterator[int]:

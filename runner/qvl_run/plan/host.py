@@ -1,7 +1,7 @@
 """What stages need of the machine's RAM, and what is told where that is more than there is. Pure.
 
-A process's own share is a round figure of the stage's, CUDA included. So too much is an error where what the stage
-holds in RAM is the larger part of it, or alone too much; else a warning.
+A process's own share is a round figure of the stage's, CUDA included, and so is what the system holds. So too much is
+an error where what the stage holds in RAM is the larger part of it, or alone too much; else a warning.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qvl_run.contract import Estimate
-from qvl_run.hardware import Machine
+from qvl_run.hardware import GIB, Machine
 from qvl_run.plan import misfit, vram
-from qvl_run.plan.bench import Bench
+from qvl_run.plan.bench import Bench, in_ram
 from qvl_run.plan.needs import wants_gpu
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.job import Job, StageSpec
+from qvl_run.units import show_size
+
+SYSTEM = 3 * GIB // 2
+"""Bytes that the system and what else runs there hold: of a free Colab machine's 12.7 GiB about 11.2 are available."""
 
 
 def need(needs: Estimate, room: int | None) -> int | None:
@@ -25,35 +29,38 @@ def need(needs: Estimate, room: int | None) -> int | None:
 def held(needs: Estimate, room: int | None) -> int:
     """Bytes of that which the process holds beside itself, as far as is known: all where there is no GPU, and what may
     lie in either where the GPU has no room for it."""
+    if room is not None and not in_ram(needs, room):
+        return 0
     peaks = [peak.total for peak in (needs.vram, needs.evaluation) if peak is not None]
-    most = max(peaks, default=needs.at_least or 0)
-    if room is None:
-        return most
-    return most if needs.movable and most > room else 0
+    return max(peaks, default=needs.at_least or 0)
 
 
 def findings(job: Job, machine: Machine) -> Iterator[Diagnostic]:
     """The stages of `job` that need more RAM than `machine` has: they will run, and are fitted to it. Nothing where it
-    lacks the GPU that the job asks for: that is told already."""
-    if machine.gpu is None and wants_gpu(job):
+    lacks the GPU that the job asks for: that says all, unless it is assumed and so asked about as it is."""
+    lacking = machine.gpu is None and wants_gpu(job)
+    if lacking and machine.assumed is None:
         return
-    bench = Bench(machine=machine)
+    bench, free = Bench(machine=machine), max(machine.ram - SYSTEM, 0)
 
     def over(spec: StageSpec) -> bool:
         known = need(bench.estimate(spec), bench.room)
-        return known is not None and known > machine.ram
+        return known is not None and known > free
 
     for spec in job.stages:
         needs = bench.estimate(spec)
         total, own = need(needs, bench.room), held(needs, bench.room)
-        if total is None or needs.ram is None or total <= machine.ram:
+        if total is None or needs.ram is None or total <= free:
             continue
-        there = vram.against(total, machine.ram, " of RAM")
-        hint, keys = ("", ()) if needs.movable else misfit.advice(spec, over, gpu=False)
+        elsewhere = needs.movable or lacking
+        hint, keys = ("", ()) if elsewhere else misfit.advice(spec, over, gpu=False)
+        if lacking and not needs.movable:
+            hint = f"with a GPU, {show_size(own)} of it would lie there"
         yield Diagnostic(
             code="QVL433",
-            severity="error" if own > min(needs.ram, machine.ram) else "warning",
-            message=f"{spec.name} needs {there}",
+            severity="error" if own > min(needs.ram, free) else "warning",
+            message=f"{spec.name} needs {vram.against(total, machine.ram, ' of RAM')}, of which the system holds "
+            f"about {show_size(min(SYSTEM, machine.ram))}",
             span=misfit.span(job, spec, keys),
             hint=hint or _elsewhere(needs, bench.room),
         )

@@ -1,9 +1,10 @@
 """What decides a stage's result, as plain data, and its key.
 
 Two runs of a stage with the same key give the same result, so a finished one is not run again and a partial one may
-be gone on with. Left out, because they do not change the result: how the global batch is split into micro-batches,
-gradient checkpointing, save and log intervals, workers, evaluation, tracking, the machine, and the version of the
-plugin (recorded in the manifest instead: an upgrade must not throw finished stages away).
+be gone on with. Left out, because they do not change the result: how the global batch is split into micro-batches, how
+many rows are sampled at once, gradient checkpointing, save and log intervals, workers, evaluation, tracking, the
+machine, and the version of the plugin (recorded in the manifest instead: an upgrade must not throw finished stages
+away).
 
 Precision, attention, quantization and image budget count as written, `auto` as "auto": a checkpoint of a T4 is gone
 on with on an L4. The optimizer counts as resolved, since a checkpoint holds its state in its own form; what `auto`
@@ -22,6 +23,7 @@ from typing import Any
 from qvl_run import plugins
 from qvl_run.disk import LOCAL, sha256
 from qvl_run.settings import StageSettings, to_json
+from qvl_run.spec.batch import SAMPLED
 from qvl_run.spec.job import StageSpec
 from qvl_run.spec.paths import expanded
 from qvl_run.spec.resolve import model_settings
@@ -49,6 +51,7 @@ def identity(stage: StageSpec, *, upstream: str | None, init_from: Path | None) 
     kept = {key: value for key, value in training.items() if key not in _NEUTRAL}
     model = to_json(model_settings(stage.model, precision="auto", attention="auto"))
     model |= {key: "auto" for key in model if f"model.{key}" in stage.auto}
+    options = {key: value for key, value in stage.options.items() if key != SAMPLED}
     data = None
     kind = plugins.stage(stage.uses).data_kind
     if stage.data is not None and kind is not None:
@@ -63,7 +66,7 @@ def identity(stage: StageSpec, *, upstream: str | None, init_from: Path | None) 
         "model": {**model, "files": _model_files(model["name"])},
         "training": {**kept, "global_batch": global_batch},
         "data": data,
-        "with": to_json(stage.options),
+        "with": to_json(options),
         "upstream": upstream,
         "init_from": None if init_from is None else folder_digest(init_from),
     }

@@ -137,30 +137,24 @@ def plan_stage(
     settings = decide.resolve(spec, machine, wandb=wants_wandb(job))
     needs = plugins.stage(spec.uses).estimate(settings)
     total = needs.optimizer_steps
+    known = StagePlan(
+        spec=spec,
+        state="run",
+        settings=settings,
+        decisions=fitted.decisions,
+        needs=needs,
+        changes=changes,
+        estimate=total,
+        total=total,
+    )
     if upstream is not None and upstream.state != "done":
-        return StagePlan(
-            spec=spec,
-            state="waiting",
-            settings=settings,
-            decisions=fitted.decisions,
-            needs=needs,
-            changes=changes,
-            total=total,
-            reasons=(f"starts from the output of {upstream.spec.name}, which is not done yet",),
-        )
+        reason = f"starts from the output of {upstream.spec.name}, which is not done yet"
+        return replace(known, state="waiting", reasons=(reason,))
     try:
         begin_at = start.starting_point(spec.init_from) if spec.init_from else None
     except (Broken, FileNotFoundError) as error:
         reason = f"init_from {spec.init_from}: {error}"
-        return StagePlan(
-            spec=spec,
-            state="no_input",
-            settings=settings,
-            decisions=fitted.decisions,
-            needs=needs,
-            total=total,
-            reasons=(reason,),
-        )
+        return replace(known, state="no_input", reasons=(reason,))
     above = upstream.manifest if upstream else None
     what = identity.identity(
         spec, upstream=above.content_digest if above else None, init_from=begin_at
@@ -169,19 +163,12 @@ def plan_stage(
     number = past.generations[spec.name].numbers.get(base, 0) + choices.from_scratch
     if number:
         what = {**what, "generation": number}
-    known = StagePlan(
-        spec=spec,
-        state="run",
-        settings=settings,
-        decisions=fitted.decisions,
-        needs=needs,
-        changes=changes,
+    known = replace(
+        known,
         identity=what,
         base_key=base,
         key=identity.key(what),
         input=_input(upstream, begin_at),
-        estimate=total,
-        total=total,
     )
     if choices.resume_from:
         return _resume_from(known, choices.resume_from)

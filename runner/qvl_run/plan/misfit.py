@@ -23,6 +23,7 @@ from qvl_run.plan import remedy, vram
 from qvl_run.plan.bench import Bench
 from qvl_run.plan.descent import descent
 from qvl_run.plan.remedy import Over
+from qvl_run.recovery.ladder import Needs
 from qvl_run.spec.diagnostic import Diagnostic, Span
 from qvl_run.spec.job import Job, StageSpec
 from qvl_run.units import show_size
@@ -60,7 +61,7 @@ def _judged(job: Job, spec: StageSpec, bench: Bench, room: int) -> Iterator[Diag
     peak, measuring = bench.peak(spec), bench.measuring(spec)
     if bench.over(spec):
         training = (
-            _judge(job, spec, peak, room, spec.name, bench.over, "step")
+            _judge(job, spec, peak, room, spec.name, bench.over, bench.need, "step")
             if peak is not None
             else _weights(job, spec, bench, room)
         )
@@ -69,23 +70,32 @@ def _judged(job: Job, spec: StageSpec, bench: Bench, room: int) -> Iterator[Diag
             return
     if measuring is not None and measuring.total > room:
         what = f"the evaluation of {spec.name}"
-        yield _judge(job, spec, measuring, room, what, bench.over_measuring, "eval")
+        over, needs = bench.over_measuring, bench.measured_need
+        yield _judge(job, spec, measuring, room, what, over, needs, "eval")
 
 
 def _judge(
-    job: Job, spec: StageSpec, peak: Peak, room: int, what: str, over: Over, section: str
+    job: Job,
+    spec: StageSpec,
+    peak: Peak,
+    room: int,
+    what: str,
+    over: Over,
+    needs: Needs,
+    section: str,
 ) -> Diagnostic:
     """The finding about `what`, which needs `peak` and is `over`."""
     message = f"{what} needs {vram.against(peak.total, room, _OF_GPU)} ({vram.told(peak)})"
-    way = descent(spec, job.recovery, over=over, section=section)
+    way = descent(spec, job.recovery, over=over, needs=needs, section=section)
     if way is None:
         return _refused(job, spec, message, over)
+    who = "recovery" if way.rungs else "the stage"
     return Diagnostic(
         code="QVL431",
         severity="warning",
         message=f"for the longest rows that it admits, {message}",
         span=span(job, spec, way.keys),
-        hint=f"recovery gets there by itself {way.told()}; to begin with what fits: {way.settings()}",
+        hint=f"{who} gets there by itself {way.told()}; to begin with what fits: {way.settings()}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -106,9 +107,16 @@ class Plan:
         return None if self.machine.gpu is None else vram.room(self.machine.gpu)
 
     @property
-    def seconds(self) -> float:
-        """Seconds of all steps that are still to do, as far as they are known."""
-        return sum(stage.seconds or 0.0 for stage in self.stages)
+    def seconds(self) -> float | None:
+        """Seconds of all steps that are still to do, as far as they are known; None where of no stage they are."""
+        known = [one for stage in self.stages if (one := stage.seconds) is not None]
+        return sum(known) if known else None
+
+    @property
+    def sessions(self) -> int | None:
+        """Sessions that those seconds take; None where either is not known."""
+        length = self.job.hardware.max_session
+        return None if self.seconds is None or not length else math.ceil(self.seconds / length)
 
     @property
     def timed(self) -> bool:
@@ -142,7 +150,11 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "patience": plan.job.storage.patience,
         "room": plan.room,
         "space": {**asdict(plan.space), "total": plan.space.total},
-        "time": {"seconds": round(plan.seconds, 1), "whole": plan.timed},
+        "time": {
+            "seconds": None if plan.seconds is None else round(plan.seconds, 1),
+            "whole": plan.timed,
+            "sessions": plan.sessions,
+        },
         "decisions": [asdict(d) for d in plan.decisions],
         "stages": [
             {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from qvl_run.plan.changes import Change, kinds
+from qvl_run.plan.changes import Change, Kind, kinds
 from qvl_run.spec.job import StageSpec
 
 SHOWN = 3
@@ -27,9 +27,15 @@ def enough(spec: StageSpec, over: Over, *, gpu: bool) -> list[Change]:
 def together(spec: StageSpec, over: Over, *, gpu: bool) -> list[Change]:
     """Changes that are enough together, none larger than it must be and none that could be left out; empty where all of
     them are not enough."""
+    every = list(kinds(gpu=gpu))
+    # The first, a smaller micro-batch, may need more: between the batches of a step gradients stay.
+    return _together(spec, every, over) or _together(spec, every[1:], over)
+
+
+def _together(spec: StageSpec, every: Iterable[Kind], over: Over) -> list[Change]:
     made: list[tuple[Change, ...]] = []
     at = spec
-    for kind in kinds(gpu=gpu):
+    for kind in every:
         if levels := tuple(kind(at)):
             at = levels[-1].on(at)
             made.append(levels)
@@ -46,12 +52,16 @@ def _least(spec: StageSpec, made: Sequence[tuple[Change, ...]], over: Over) -> l
         return _possible(changed) and not over(changed)
 
     kept = {i: levels[-1] for i, levels in enumerate(made)}
-    for i in reversed(list(kept)):
-        rest = {k: one for k, one in kept.items() if k != i}
-        kept = rest if enough_with(rest.values()) else kept
-    for i in reversed(list(kept)):
-        smaller = ({**kept, i: level} for level in made[i])
-        kept = next((tried for tried in smaller if enough_with(tried.values())), kept)
+    before: dict[int, Change] = {}
+    # What one of them no longer must be may be what another had to be for: until nothing changes.
+    while kept != before:
+        before = kept
+        for i in reversed(list(kept)):
+            rest = {k: one for k, one in kept.items() if k != i}
+            kept = rest if enough_with(rest.values()) else kept
+        for i in reversed(list(kept)):
+            smaller = ({**kept, i: level} for level in made[i])
+            kept = next((tried for tried in smaller if enough_with(tried.values())), kept)
     told = list(kept.values())
     # A smaller global batch says its split anew.
     return [one for i, one in enumerate(told) if not any(one.within(b) for b in told[i + 1 :])]

@@ -1,4 +1,5 @@
-"""Which shipped job a machine has enough for, where it has not enough for the one that was asked for."""
+"""What to run where a machine has less than a job asks for: the same job, where what it is predicted to need is there,
+else a shipped job that the machine has enough for."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from dataclasses import replace
 
 from qvl_run import resources
 from qvl_run.hardware import Machine
-from qvl_run.plan import decide, needs
+from qvl_run.plan import decide, needs, vram
+from qvl_run.plan.bench import Bench, in_ram
 from qvl_run.spec.diagnostic import Diagnostic
 from qvl_run.spec.job import Job
 from qvl_run.spec.load import load_job
@@ -15,8 +17,9 @@ from qvl_run.spec.load import load_job
 
 def advised(findings: Iterable[Diagnostic], job: Job, machine: Machine) -> tuple[Diagnostic, ...]:
     """`findings`, each once though stages share what is wrong; the hint of each need that `machine` does not meet with
-    the name of a job that would run there."""
-    found = tuple(dict.fromkeys(findings))
+    the name of a job that would run there. Of GPU memory that is asked for and not needed by `job`, whose stages are
+    those that will run, fitted to `machine`, that is told."""
+    found = tuple(_enough(one, job, machine) for one in dict.fromkeys(findings))
     if not any(finding.code in needs.UNMET for finding in found):
         return found
     name = fitting(job, machine)
@@ -29,6 +32,28 @@ def advised(findings: Iterable[Diagnostic], job: Job, machine: Machine) -> tuple
         else one
         for one in found
     )
+
+
+def _enough(finding: Diagnostic, job: Job, machine: Machine) -> Diagnostic:
+    """`finding`; where it is of GPU memory that is asked for, but not needed, with that as its hint."""
+    share = _needed(job, machine) if finding.code == "QVL402" else ""
+    hint = f"predicted need is {share}: lower min_vram or leave it out"
+    return replace(finding, hint=hint) if share else finding
+
+
+def _needed(job: Job, machine: Machine) -> str:
+    """The share of the GPU's memory that the largest stage needs; nothing where it does not fit or is not known."""
+    bench, most = Bench(machine=machine), 0
+    if bench.room is None:
+        return ""
+    for spec in job.stages:
+        asked = bench.estimate(spec)
+        if asked.vram is None:
+            return ""
+        if not in_ram(asked, bench.room):
+            peaks = (asked.vram, asked.evaluation)
+            most = max(most, *(peak.total for peak in peaks if peak is not None))
+    return vram.of(most, bench.room) if 0 < most <= bench.room else ""
 
 
 def fitting(job: Job, machine: Machine) -> str | None:

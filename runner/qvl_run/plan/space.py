@@ -16,18 +16,18 @@ KEPT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """Bytes. `results` are the newest checkpoints and the output of every stage, `downloads` the base models where they
-    are kept there too. `whole` is False where a stage cannot tell, and where data sets of the hub go there, whose sizes
-    only the hub knows: then it is at least so much."""
+    """Bytes. `results` are the newest checkpoints and the output of every stage, `downloads` the base models, None
+    where they are not kept there too. `whole` is False where a stage cannot tell, and where data sets of the hub go
+    there, whose sizes only the hub knows: then it is at least so much."""
 
     results: int
-    downloads: int
+    downloads: int | None
     whole: bool
 
     @property
     def total(self) -> int:
         """Both."""
-        return self.results + self.downloads
+        return self.results + (self.downloads or 0)
 
 
 def space(stages: Iterable[tuple[StageSettings, Estimate]], *, downloads: bool) -> Space:
@@ -40,7 +40,8 @@ def space(stages: Iterable[tuple[StageSettings, Estimate]], *, downloads: bool) 
         results += KEPT * (needs.checkpoint or 0) + (needs.output or 0)
         name = (settings.model.name, settings.model.revision)
         models[name] = max(models.get(name, 0), needs.download or 0)
-    return Space(results=results, downloads=sum(models.values()) if downloads else 0, whole=whole)
+    kept = sum(models.values()) if downloads else None
+    return Space(results=results, downloads=kept, whole=whole)
 
 
 def _reads_hub(settings: StageSettings) -> bool:

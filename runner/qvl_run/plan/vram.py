@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from qvl_run.contract import Peak
 from qvl_run.hardware import GIB, Gpu
-from qvl_run.units import show_unlike
+from qvl_run.units import show_size, show_unlike
 
 OUTSIDE = round(0.74 * GIB)
 """What the CUDA context and the libraries' workspaces hold beside PyTorch's allocator. A Colab T4 has 14.74 GiB, of
@@ -20,6 +20,8 @@ SHOWN = 0.04
 """Share of a peak from which on a part of it is told by name."""
 LEAST_TOLD = 0.05
 """GiB below which a part would be told as 0.0."""
+TERA = 1024 * GIB
+"""Bytes from which on GiB are no measure."""
 
 
 def room(gpu: Gpu) -> int:
@@ -29,7 +31,9 @@ def room(gpu: Gpu) -> int:
 
 
 def of(need: int, there: int) -> str:
-    """`9.8 of 13.6 GiB`, both in GiB: they are compared, and told apart where they differ."""
+    """`9.8 of 13.6 GiB`, both in GiB: they are compared, and told apart where they differ. `1.3 TiB of 13.6 GiB`."""
+    if need >= TERA:
+        return f"{show_size(need)} of {show_size(there)}"
     for digits in (1, 2, 3):
         one, other = f"{need / GIB:.{digits}f}", f"{there / GIB:.{digits}f}"
         if one != other:
@@ -48,5 +52,9 @@ def told(peak: Peak) -> str:
     large = {name: n for name, n in peak.parts.items() if n >= SHOWN * peak.total}
     rest = peak.total - sum(large.values())
     parts = [*sorted(large.items(), key=lambda part: -part[1]), ("the rest", rest)]
-    texts = [f"{name} {n / GIB:.1f} GiB" for name, n in parts if n / GIB >= LEAST_TOLD]
+    texts = [
+        f"{name} {show_size(n) if n >= TERA else f'{n / GIB:.1f} GiB'}"
+        for name, n in parts
+        if n / GIB >= LEAST_TOLD
+    ]
     return f"most in {peak.phase}" + (f": {', '.join(texts)}" if texts else "")

@@ -2,19 +2,21 @@
 
 First what leaves the result as it is: the micro-batch is halved and accumulation grows, so that the global batch stays
 (GRPO's groups too: they are counted in the global batch), then gradient checkpointing. What changes the result comes
-after that, and only where a rule of the job names it. The first kind is remembered for this kind of GPU, the second for
-the job wherever it runs, since a checkpoint is of no use to other settings.
+after that, and only where a rule of the job names it. What is predicted to need more is passed over: between the
+batches of a step gradients stay, which a step of one batch has no need of. The first kind is remembered for this kind
+of GPU, the second for the job wherever it runs, since a checkpoint is of no use to other settings.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qvl_run.recovery.rules import NEUTRAL, Rung
+from qvl_run.spec.batch import SAMPLED
 from qvl_run.spec.job import StageSpec
 
 ADAPTED = "adapted"
@@ -27,6 +29,8 @@ LEAST_IMAGE_TOKENS = 64
 
 Changes = Mapping[str, Any]
 """Dotted keys below a stage, such as `training.per_device_train_batch_size`, with their new values."""
+Needs = Callable[[StageSpec], int | None]
+"""Bytes that a stage is predicted to need; None where that cannot be told."""
 
 _MICRO = "training.per_device_train_batch_size"
 _ACCUMULATION = "training.gradient_accumulation_steps"
@@ -36,6 +40,7 @@ _NEUTRAL_KEYS = {
     "training.gradient_checkpointing",
     "training.dataloader_num_workers",
     "evaluation.batch_size",
+    f"with.{SAMPLED}",
 }
 _BEFORE_BATCHES = frozenset({"setup", "download", "load"})
 """Sections in which no batch is in memory: a smaller one would free nothing."""
@@ -53,23 +58,31 @@ class Step:
 
 
 def next_step(
-    spec: StageSpec, allowed: Sequence[Rung], *, section: str | None = None
+    spec: StageSpec,
+    allowed: Sequence[Rung],
+    *,
+    section: str | None = None,
+    needs: Needs = lambda _: None,
 ) -> Step | None:
     """The next rung for `spec`, as it was run last and failed in `section`; None where nothing is left that is
-    `allowed`."""
+    `allowed`. One that `needs` more than `spec` does is none. As much is no reason: the peak of another moment hides
+    what a rung saves in this one."""
     if not holds_batches(section):
         return None
+    most = needs(spec)
     for rung in allowed:
         if rung == "eval_batch" and section != "eval":
             continue
-        if (step := _STEPS[rung](spec)) is not None:
-            return step
+        for step in _STEPS[rung](spec):
+            need = needs(apply(spec, step.changes))
+            if most is None or need is None or need <= most:
+                return step
     return None
 
 
 def apply(spec: StageSpec, changes: Changes) -> StageSpec:
     """`spec` with `changes` made."""
-    model: dict[str, Any] = dict(spec.model)
+    model, options = dict(spec.model), dict(spec.options)
     training: dict[str, Any] = {}
     evaluation = spec.evaluation
     for path, value in changes.items():
@@ -78,6 +91,8 @@ def apply(spec: StageSpec, changes: Changes) -> StageSpec:
             evaluation = replace(evaluation, **{name: value}) if evaluation else None
         elif section == "training":
             training[name] = value
+        elif section == "with":
+            options[name] = value
         elif name.startswith("lora."):
             model["lora"] = {**(model.get("lora") or {}), name.removeprefix("lora."): value}
         else:
@@ -85,7 +100,9 @@ def apply(spec: StageSpec, changes: Changes) -> StageSpec:
     trained = replace(spec.training, **training)
     # What was changed is no longer the machine's to say.
     auto = spec.auto - frozenset(changes)
-    return replace(spec, model=model, training=trained, evaluation=evaluation, auto=auto)
+    return replace(
+        spec, model=model, training=trained, evaluation=evaluation, options=options, auto=auto
+    )
 
 
 def within(spec: StageSpec, changes: Changes) -> dict[str, Any]:
@@ -159,86 +176,86 @@ def _text(changes: Changes) -> str:
     return json.dumps(changes, sort_keys=True)
 
 
-def _eval_batch(spec: StageSpec) -> Step | None:
+def _eval_batch(spec: StageSpec) -> Iterator[Step]:
     size = spec.evaluation.batch_size if spec.evaluation else 1
     if size < 2:
-        return None
-    return Step(
+        return
+    yield Step(
         rung="eval_batch",
         changes={"evaluation.batch_size": size // 2},
         text=f"evaluation.batch_size {size} -> {size // 2}",
     )
 
 
-def _micro_batch(spec: StageSpec) -> Step | None:
+def _micro_batch(spec: StageSpec) -> Iterator[Step]:
     training = spec.training
     micro = training.per_device_train_batch_size
     whole = micro * training.gradient_accumulation_steps
-    smaller = next((n for n in range(micro // 2, 0, -1) if whole % n == 0), None)
-    if smaller is None:
-        return None
-    return Step(
-        rung="micro_batch",
-        changes={
-            _MICRO: smaller,
-            _ACCUMULATION: whole // smaller,
-        },
-        text=f"micro-batch {micro} -> {smaller}, accumulation {whole // micro} -> {whole // smaller}: "
-        f"the global batch stays {whole}",
-    )
+    smaller = micro
+    while found := next((n for n in range(smaller // 2, 0, -1) if whole % n == 0), None):
+        smaller = found
+        yield Step(
+            rung="micro_batch",
+            changes={
+                _MICRO: smaller,
+                _ACCUMULATION: whole // smaller,
+            },
+            text=f"micro-batch {micro} -> {smaller}, accumulation {whole // micro} -> {whole // smaller}: "
+            f"the global batch stays {whole}",
+        )
 
 
-def _gradient_checkpointing(spec: StageSpec) -> Step | None:
+def _gradient_checkpointing(spec: StageSpec) -> Iterator[Step]:
     if spec.training.gradient_checkpointing:
-        return None
-    return Step(
+        return
+    yield Step(
         rung="gradient_checkpointing",
         changes={"training.gradient_checkpointing": True},
         text="gradient checkpointing on: less memory, about a third more time",
     )
 
 
-def _image_tokens(spec: StageSpec) -> Step | None:
+def _image_tokens(spec: StageSpec) -> Iterator[Step]:
     bounds = spec.model.get("image_tokens")
     if not bounds:
-        return None
+        return
     least, most = bounds
     smaller = max(most // 2, least, LEAST_IMAGE_TOKENS)
     if smaller >= most:
-        return None
-    return Step(
+        return
+    yield Step(
         rung="image_tokens",
         changes={"model.image_tokens": [least, smaller]},
         text=f"image_tokens at most {most} -> {smaller}: this changes the result",
     )
 
 
-def _max_seq_length(spec: StageSpec) -> Step | None:
+def _max_seq_length(spec: StageSpec) -> Iterator[Step]:
     length = spec.training.max_seq_length
     if length is None:
-        return None
+        return
     image = (spec.model.get("image_tokens") or (0, 0))[1]
     # Below this the image alone would not fit, which is an error and no saving.
     smaller = max(length // 2, SHORTEST, image + SHORTEST // 2)
     if smaller >= length:
-        return None
-    return Step(
+        return
+    yield Step(
         rung="max_seq_length",
         changes={"training.max_seq_length": smaller},
         text=f"max_seq_length {length} -> {smaller}: this changes the result",
     )
 
 
-def _lora_rank(spec: StageSpec) -> Step | None:
+def _lora_rank(spec: StageSpec) -> Iterator[Step]:
     lora = spec.model.get("lora", {})
     # A stage that starts from an adapter trains that adapter, whose rank is given.
     if lora is None or spec.upstream is not None or spec.init_from is not None:
-        return None
+        return
     rank, alpha = int(lora.get("r", 16)), lora.get("alpha", 32)
     smaller = max(rank // 2, LEAST_RANK)
     if smaller >= rank:
-        return None
-    return Step(
+        return
+    yield Step(
         rung="lora_rank",
         # The scale alpha / r stays.
         changes={
@@ -249,18 +266,18 @@ def _lora_rank(spec: StageSpec) -> Step | None:
     )
 
 
-def _workers(spec: StageSpec) -> Step | None:
+def _workers(spec: StageSpec) -> Iterator[Step]:
     count = spec.training.dataloader_num_workers
     if count == 0:
-        return None
-    return Step(
+        return
+    yield Step(
         rung="workers",
         changes={_WORKERS: 0},
         text=f"dataloader_num_workers {count} -> 0: each worker holds memory of its own",
     )
 
 
-_STEPS = {
+_STEPS: Mapping[Rung, Callable[[StageSpec], Iterator[Step]]] = {
     "eval_batch": _eval_batch,
     "micro_batch": _micro_batch,
     "gradient_checkpointing": _gradient_checkpointing,

@@ -126,9 +126,11 @@ def _rules() -> Iterator[str]:
 
         Less memory comes one rung at a time, first what leaves the result as it is: the micro-batch is halved while
         gradient accumulation grows, so that the global batch stays; where the job leaves the split open, it begins at
-        the one that was fitted to the GPU. Rungs of that kind: {_rungs(True)}; what has
+        the one that was fitted to the GPU. A split that is predicted to need more is passed over: between the batches
+        of a step gradients stay, which a step of one batch has no need of. Rungs of that kind: {_rungs(True)}; what has
         helped is remembered for this kind of GPU until the job file changes, and `qvl-run plan JOB` shows it. What
-        changes the result is done only where a rule of yours names it: {_rungs(False)}.
+        changes the result is done only where a rule of yours names it: {_rungs(False)}. How many completions `grpo`
+        samples at once (`generation_micro_batch_size`) the attempt itself halves, without ending.
         """
     )
 

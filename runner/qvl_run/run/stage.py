@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from qvl_run.checkpoints.manifest import Broken
+from qvl_run.plan.bench import Bench
 from qvl_run.plan.make import Choices
 from qvl_run.plan.plan import StagePlan
 from qvl_run.recovery import budget, ladder
@@ -131,7 +132,9 @@ class StageRun:
         policy = session.job.recovery
         rule = policy.rule(failure.failure)
         account = budget.spent(session.past.ledger, stage=name, key=plan.key)
-        step = ladder.next_step(plan.spec, rule.adapt, section=failure.section)
+        bench = Bench(machine=session.machine)
+        needs = bench.measured_need if failure.section == "eval" else bench.need
+        step = ladder.next_step(plan.spec, rule.adapt, section=failure.section, needs=needs)
         decision = budget.decide(
             failure,
             policy=policy,

@@ -17,6 +17,8 @@ from qvl_run.settings import TrainingSettings
 WHOLE = "global_batch_size"
 MICRO = "per_device_train_batch_size"
 STEPS = "gradient_accumulation_steps"
+SAMPLED = "generation_micro_batch_size"
+"""An option of `with:`, of stages that sample: how many rows are sampled at once."""
 AUTO = "auto"
 
 

@@ -111,6 +111,7 @@ class _Builder:
         )
         auto |= {f"model.{key}" for key in _AUTO_MODEL if model.get(key) == batch.AUTO}
         options = schema.with_defaults(stage.get("with", {}), plugins.stage(stage["uses"]).schema)
+        auto |= {f"with.{batch.SAMPLED}"} if options.get(batch.SAMPLED) == batch.AUTO else set()
         spec = StageSpec(
             name=name,
             uses=stage["uses"],

@@ -14,12 +14,14 @@ from qvl_run.doctor.traps import kernels_missing
 from qvl_run.hardware import Machine
 from qvl_run.plan import host, origin, smaller, vram
 from qvl_run.plan import plan as plans
+from qvl_run.plan.bench import in_ram
 from qvl_run.plan.decide import Decision
 from qvl_run.plan.fit import fitted
 from qvl_run.plan.make import make_plan
+from qvl_run.plan.needs import UNMET
 from qvl_run.plan.places import places
 from qvl_run.plan.plan import Plan, StagePlan
-from qvl_run.run.preflight import findings, machine_here
+from qvl_run.run.preflight import drive_missing, findings, machine_here
 from qvl_run.run.show import details, headline
 from qvl_run.spec.batch import MICRO, STEPS
 from qvl_run.spec.data_check import check_data
@@ -31,7 +33,7 @@ from qvl_run.verbs.job import Options, chosen, warn
 
 
 def main(job: str, *, assume: str | None, as_json: bool, show_origin: bool, **options: Any) -> int:
-    """Print the plan; the exit code says whether the machine can run it (0, 3 or 4)."""
+    """Print the plan; the exit code is the one that `run` would end with before anything is done: 2, 3 or 4, else 0."""
     loaded, choices = chosen(job, Options(**options))
     warn(loaded)
     if show_origin:
@@ -49,7 +51,12 @@ def main(job: str, *, assume: str | None, as_json: bool, show_origin: bool, **op
             names = {spec.name for spec in ahead.stages}
             here_too = fitted(loaded, here).stages
             ahead = replace(loaded, stages=tuple(s for s in here_too if s.name in names))
-        found = tuple(dict.fromkeys((*found, *findings(ahead, here, where))))
+        told = {(one.code, one.span) for one in found}
+        found += tuple(
+            one
+            for one in findings(ahead, here, where)
+            if one not in found and not (one.code in UNMET and (one.code, one.span) in told)
+        )
     found = tuple(dict.fromkeys((*found, *kernels_missing(plan.machine))))
     plan = replace(plan, findings=found)
     if as_json:
@@ -58,7 +65,21 @@ def main(job: str, *, assume: str | None, as_json: bool, show_origin: bool, **op
         click.echo(loaded.shown(text(plan, judged=here is not None)))
     if any(f.severity == "error" for f in plan.findings):
         return exit_codes.MACHINE
-    return exit_codes.BROKEN if any(s.state == "broken" for s in plan.stages) else exit_codes.DONE
+    # Of a drive that is not here, as of an assumed machine's, it is not known what it holds.
+    return _stopped_at(plan, known=not any(drive_missing(loaded, where)))
+
+
+def _stopped_at(plan: Plan, *, known: bool) -> int:
+    """The exit code of the first stage that could not begin, as things are: one that waits for a stage of this plan
+    can. `known`: whether what it starts from can be looked for."""
+    names = {stage.spec.name for stage in plan.stages}
+    for stage in plan.stages:
+        if stage.state == "broken":
+            return exit_codes.BROKEN
+        alone = stage.state == "waiting" and stage.spec.upstream not in names
+        if known and (alone or stage.state == "no_input"):
+            return exit_codes.USAGE
+    return exit_codes.DONE
 
 
 def machine_for(job: Job, assume: str | None, here: Machine | None) -> Machine:
@@ -131,11 +152,17 @@ def _space(plan: Plan) -> str:
 
 
 def _total(plan: Plan) -> Iterator[str]:
-    """How long all of it will take, where there is more than one stage to tell of."""
+    """How long all of it will take, where there is more than one stage to tell of, and how many sessions."""
     known = [stage for stage in plan.stages if stage.seconds]
+    least = "about" if plan.timed else "at least"
     if len(known) > 1:
-        least = "about" if plan.timed else "at least"
-        yield f"  time: {least} {show_about(plan.seconds)} for the steps of all stages"
+        yield f"  time: {least} {show_about(plan.seconds or 0.0)} for the steps of all stages"
+    length, count = plan.job.hardware.max_session, plan.sessions
+    if length is not None and count is not None and count > 1:
+        yield (
+            f"  sessions: {least} {count} of {show_about(length)} each (max_session): after each, run it again with "
+            "the same storage"
+        )
 
 
 def _time(stage: StagePlan) -> Iterator[str]:
@@ -156,7 +183,7 @@ def _needs(stage: StagePlan, room: int | None) -> Iterator[str]:
     """What the stage needs of the machine, as far as it can tell."""
     needs = stage.needs
     peak, measuring = needs.vram, needs.evaluation
-    if room is not None and host.held(needs, room):
+    if room is not None and in_ram(needs, room):
         yield "  GPU memory: too little for it, so it runs in RAM"
     elif peak is not None and room is not None:
         yield f"  GPU memory: {vram.of(peak.total, room)}, {vram.told(peak)}"

@@ -33,7 +33,8 @@ def main(job: str, *, profiles: Sequence[str], settings: Sequence[str], form: st
     if form == "text":
         warn(loaded)
         names = ", ".join(stage.name for stage in loaded.stages)
-        click.echo(f"{loaded.path}: right ({len(loaded.stages)} stages: {names})")
+        count = "1 stage" if len(loaded.stages) == 1 else f"{len(loaded.stages)} stages"
+        click.echo(f"{loaded.path}: right ({count}: {names})")
     else:
         _print(loaded.warnings, form)
     return exit_codes.DONE

@@ -14,6 +14,7 @@ from qvl_run.settings import StageSettings
 from qvl_trl.stages.dpo import DpoStage
 from qvl_trl.stages.grpo import GrpoStage
 from qvl_trl.stages.sft import SftStage
+from qvl_trl.step import sampled_at_once
 
 UNBOUNDED = "its rows have no bound"
 IMAGES = 2048
@@ -24,7 +25,8 @@ IMAGES = 2048
 class Formula:
     """GiB. A row of 1024 tokens needs `row` with gradient checkpointing and `row` * `without` without; each 1024 tokens
     of an image `image` more. A full fine-tune needs `state` for its optimizer, in 8 bits a quarter; adapters of rank 16
-    `adapters`. `more` by stage. An answer of the evaluation needs `answer`, a held-out row `held_out`, beside weights.
+    `adapters`. `more` by stage. Between the batches of a step `gradients` stay. A row that is sampled needs `sampled`
+    beside the weights, an answer of the evaluation `answer`, a held-out row `held_out`.
     With `bounded` False nothing is known but what no row changes."""
 
     weights: float = 4.0
@@ -34,6 +36,8 @@ class Formula:
     image: float = 0.0
     state: float = 8.0
     adapters: float = 0.0
+    gradients: float = 0.0
+    sampled: float = 0.0
     answer: float = 0.0
     held_out: float = 0.0
     bounded: bool = True
@@ -49,15 +53,19 @@ class Formula:
         state = self.state / (4 if training.optim == "adamw_8bit" else 1)
         if model.lora:
             state = self.adapters * model.lora.r / 16
-        groups = settings.options.get("num_generations", 4) / 4
         parts = {
             "weights": self._weights(settings),
             "optimizer": state,
-            "activations": rows * self.row * length * kept * groups,
+            "activations": rows * self.row * length * kept,
             "images": rows * self.image * tokens / 1024,
             "more": self.more.get(settings.name, 0.0),
+            "gradients": self.gradients if training.gradient_accumulation_steps > 1 else 0.0,
         }
-        return _peak("backward", parts)
+        peaks = [_peak("backward", parts)]
+        if self.sampled and settings.uses == "grpo":
+            cache = self.sampled * sampled_at_once(settings)
+            peaks.append(_peak("sampling", {"weights": self._weights(settings), "cache": cache}))
+        return max(peaks, key=lambda one: one.total)
 
     def evaluation(self, settings: StageSettings) -> Peak | None:
         """What is measured beside the training."""

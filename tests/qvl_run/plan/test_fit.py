@@ -17,7 +17,7 @@ from qvl_run.plan import identity, vram
 from qvl_run.plan.bench import Bench, filled
 from qvl_run.plan.chain import BUDGETS, NO_GPU, UNKNOWN, bounds, candidates
 from qvl_run.plan.fit import Fitted, divisors, fit
-from qvl_run.spec.batch import MICRO, STEPS
+from qvl_run.spec.batch import MICRO, SAMPLED, STEPS
 from qvl_run.spec.job import Job
 from qvl_run.spec.load import load_job
 from tests.qvl_run.plan.fakes import UNBOUNDED, Formula, gpu_with, needing
@@ -302,16 +302,123 @@ def test_auto_and_the_same_by_hand_are_told_apart_where_the_result_differs(made:
     assert key(made("", ", global_batch_size: 16")) != key(made("", ""))
 
 
+def grpo(job_file: Callable[..., Path], split: str, options: str = "") -> Job:
+    return load_job(
+        job_file(f"""
+        version: 1
+        name: demo
+        model: {{name: qvl-tiny, quantization: auto, image_tokens: auto}}
+        training: {{max_seq_length: 1024, {split}}}
+        stages:
+          grpo: {{uses: grpo, data: {{format: spatial_scenes}}, with: {{{options}}}}}
+        """)
+    )
+
+
+# 4 GiB of weights and 1 a row, 0.5 a row that is sampled.
+@pytest.mark.parametrize(
+    ("room", "sampled", "why"),
+    [
+        (20.0, "32", "20.0 of 20.0 GiB; all of a step"),
+        (19.9, "16", "12.0 of 19.9 GiB; 32 would need 20.0 GiB"),
+        (9.0, "8", "8.0 of 9.0 GiB; 16 would need 12.0 GiB"),
+    ],
+)
+def test_as_many_rows_are_sampled_at_once_as_fit_and_they_cost_nothing_else(
+    job_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    room: float,
+    sampled: str,
+    why: str,
+) -> None:
+    needing(monkeypatch, Formula(sampled=0.5))
+    fitted = fit(grpo(job_file, "global_batch_size: 32"), gpu_with(room))["grpo"]
+    assert chosen(fitted)[SAMPLED] == sampled == str(fitted.spec.options[SAMPLED])
+    assert rule(fitted, SAMPLED) == why
+    needing(monkeypatch, Formula())
+    without = fit(grpo(job_file, "global_batch_size: 32"), gpu_with(room))["grpo"]
+    assert {**chosen(fitted), SAMPLED: ""} == {**chosen(without), SAMPLED: ""}
+    assert chosen(fitted)["quantization"] == "none"
+
+
+def test_how_many_are_sampled_at_once_stays_as_written_and_is_no_part_of_the_result(
+    job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula(sampled=0.5))
+    split = "global_batch_size: 32"
+    by_hand = fit(grpo(job_file, split, f"{SAMPLED}: 3"), gpu_with(9))["grpo"]
+    assert by_hand.spec.options[SAMPLED] == 3
+    assert SAMPLED not in chosen(by_hand)
+    nowhere = fit(grpo(job_file, split), PROFILES["cpu"])["grpo"]
+    assert (chosen(nowhere)[SAMPLED], rule(nowhere, SAMPLED)) == ("32", NO_GPU)
+    found = {
+        identity.key(identity.identity(one.spec, upstream=None, init_from=None))
+        for one in (by_hand, nowhere, fit(grpo(job_file, split), gpu_with(9))["grpo"])
+    }
+    assert len(found) == 1
+
+
+# 4 GiB of weights, 1 a row, 5 of gradients between the batches of a step.
+@pytest.mark.parametrize(
+    ("room", "micro", "why"),
+    [
+        (12.1, "8", "12.0 of 12.1 GiB; the whole global batch"),
+        (11.9, "2", "11.0 of 11.9 GiB; 4 would need 13.0 GiB"),
+        (9.9, "1", "does not fit: it needs 10.0 GiB, 9.9 GiB are there, and no other split needs less"),
+    ],
+)  # fmt: skip
+def test_gradients_that_stay_between_batches_count(
+    made: Made, monkeypatch: pytest.MonkeyPatch, room: float, micro: str, why: str
+) -> None:
+    needing(monkeypatch, Formula(gradients=5.0))
+    fitted = fit(made("", ", global_batch_size: 8"), gpu_with(room))["sft"]
+    assert chosen(fitted)[MICRO] == micro
+    assert rule(fitted, MICRO) == why
+
+
+def test_the_split_that_needs_least_is_taken_where_none_fits(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula(gradients=9.0))
+    fitted = fit(made("", ", global_batch_size: 8"), gpu_with(5))["sft"]
+    assert chosen(fitted)[MICRO] == "8"
+    assert rule(fitted, MICRO).startswith("does not fit: it needs 12.0 GiB, 5.0 GiB are there")
+
+
+def test_weights_are_packed_where_that_makes_more_stages_fit(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one stage needs whatever its weights must not keep the other from fitting."""
+    needing(monkeypatch, Formula(packed=4.1, more={"sft": -1.0, "dpo": 30.0}))
+    assert chosen(fit(made(), gpu_with(3.8))["sft"])["quantization"] == "none"
+    needing(monkeypatch, Formula(more={"dpo": 30.0}))
+    fitted = fit(made(), gpu_with(4.5))["sft"]
+    assert chosen(fitted)["quantization"] == "nf4"
+    assert rule(fitted, "quantization") == (
+        "unquantized, dpo needs 35.0 GiB, 4.5 GiB are there; even with nf4, dpo does not fit: it needs 32.5 GiB"
+    )
+
+
+def test_what_does_not_fit_is_said_not_to(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    needing(monkeypatch, Formula(image=1.0))
+    fitted = fit(made(), gpu_with(2))["sft"]
+    assert rule(fitted, "image_tokens") == (
+        "does not fit: even 256 tokens need 2.8 GiB, 2.0 GiB are there"
+    )
+
+
 @given(st.integers(1, 400))
 def test_divisors(whole: int) -> None:
     assert list(divisors(whole)) == [n for n in range(whole, 0, -1) if whole % n == 0]
 
 
 FORMULAS = st.builds(
-    lambda weights, share, row, without, image, more: Formula(
-        weights=weights, packed=weights * share, row=row, without=without, image=image, more={"dpo": more}
+    lambda weights, share, row, without, image, more, gradients: Formula(
+        weights=weights, packed=weights * share, row=row, without=without, image=image, more={"dpo": more},
+        gradients=gradients,
     ),
     st.floats(0.5, 20), st.floats(0.2, 1.2), st.floats(0.1, 5), st.floats(1, 6), st.floats(0, 4), st.floats(0, 5),
+    st.sampled_from([0.0, 2.0, 9.0]),
 )  # fmt: skip
 MODELS = st.sampled_from(
     ["", ", quantization: auto", ", image_tokens: auto", ALL_MODEL, ", image_tokens: [64, 300], quantization: auto"]

@@ -26,7 +26,7 @@ stages:
 MERGED = """
   merged: {uses: merge}
 """
-CPU = replace(PROFILES["cpu"], ram=8 * GIB)
+CPU = replace(PROFILES["cpu"], ram=8 * GIB + host.SYSTEM, assumed=None)
 PROCESS = 3
 """GiB of RAM of the faked stages."""
 
@@ -65,7 +65,7 @@ def test_without_a_gpu_all_lies_in_ram(
 ) -> None:
     needing(monkeypatch, Formula(weights=weights))
     job = load_job(job_file(JOB % ""))
-    machine = CPU if severity != "none" else replace(CPU, ram=5 * GIB)
+    machine = CPU if severity != "none" else replace(CPU, ram=5 * GIB + host.SYSTEM)
     found = list(host.findings(fitted(job, machine), machine))
     if severity is None:
         assert found == []
@@ -82,7 +82,7 @@ def test_a_gpu_holds_what_is_trained(
     job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needing(monkeypatch, Formula(weights=20.0))
-    machine = replace(gpu_with(40), ram=8 * GIB)
+    machine = replace(gpu_with(40), ram=CPU.ram)
     assert list(host.findings(fitted(load_job(job_file(JOB % "")), machine), machine)) == []
 
 
@@ -92,6 +92,23 @@ def test_a_job_that_asks_for_a_gpu_is_not_told_of_ram_too(
     needing(monkeypatch, Formula(weights=20.0))
     job = load_job(job_file(JOB % "" + "hardware: {tier: t4}\n"))
     assert list(host.findings(fitted(job, CPU), CPU)) == []
+    assumed = replace(CPU, assumed="cpu")
+    (one,) = host.findings(fitted(job, assumed), assumed)
+    assert one.message.startswith(
+        "sft needs 24.0 GiB of RAM, 9.5 GiB are there, of which the system holds"
+    )
+    assert one.hint == "with a GPU, 21.0 GiB of it would lie there"
+
+
+def test_what_the_system_holds_is_not_there(
+    job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula(weights=3.0))
+    job, machine = load_job(job_file(JOB % "")), replace(CPU, ram=8 * GIB)
+    (one,) = host.findings(fitted(job, machine), machine)
+    assert one.message == (
+        "sft needs 7.0 GiB of RAM, 8.0 GiB are there, of which the system holds about 1.5 GiB"
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,6 +118,8 @@ def test_a_job_that_asks_for_a_gpu_is_not_told_of_ram_too(
         ("4B", PROFILES["t4"], None),
         ("8B", PROFILES["l4"], None),
         ("8B", replace(PROFILES["t4"], ram=32 * GIB), None),
+        ("4B", PROFILES["cpu"], "QVL433"),
+        ("2B", PROFILES["cpu"], None),
     ],
 )
 def test_a_merge_that_fits_neither_the_gpu_nor_ram_is_refused_before_the_training(
@@ -113,7 +132,8 @@ def test_a_merge_that_fits_neither_the_gpu_nor_ram_is_refused_before_the_trainin
     assert [one.code for one in found] == ([code] if code else [])
     for one in found:
         assert one.severity == "error"
-        assert "merged needs 20.3 GiB of RAM, 12.7 GiB are there" in one.message
+        size = {"8B": "19.3", "4B": "11.3"}[model]
+        assert f"merged needs {size} GiB of RAM, 12.7 GiB are there" in one.message
         assert "--stage runs the others here" in one.hint
 
 

@@ -143,13 +143,42 @@ def test_a_smaller_image_budget_is_named_where_it_is_enough(
     assert (one.span.line, one.span.column) == (4, 39)
 
 
-def test_smaller_groups_are_named_for_a_stage_that_samples(
+@pytest.mark.parametrize("rules", ["", "recovery: none"])
+def test_rows_sampled_at_once_that_the_stage_halves_itself_are_a_warning(
+    found: Found, monkeypatch: pytest.MonkeyPatch, rules: str
+) -> None:
+    needing(monkeypatch, Formula(sampled=0.5, more={"sft": -1.0}))
+    by_hand = GRPO.replace("8}", "8, generation_micro_batch_size: 16}") + rules
+    (one,) = found(gpu_with(6.5), training="gradient_accumulation_steps: 16", more=by_hand)
+    assert (one.code, one.severity) == ("QVL431", "warning")
+    assert "grpo needs 12.0 GiB of GPU memory, 6.5 GiB are there (most in sampling:" in one.message
+    assert one.hint == (
+        "the stage gets there by itself by sampling fewer rows at once: 16 -> 4; to begin with what fits: "
+        "with.generation_micro_batch_size: 4"
+    )
+    assert one.span is not None
+    assert one.span.line == 15
+
+
+def test_sampling_and_batches_that_are_too_large_are_both_told(
     found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needing(monkeypatch, Formula(packed=4.0, more={"grpo": 0.0}))
-    (one,) = found(gpu_with(5.2), training="gradient_accumulation_steps: 8", more=GRPO)
-    assert one.message.startswith("grpo needs 6.0 GiB")
-    assert one.hint == "it would fit with max_seq_length: 512 or num_generations: 4"
+    needing(monkeypatch, Formula(sampled=0.5, more={"sft": -4.0}))
+    by_hand = GRPO.replace("8}", "8, generation_micro_batch_size: 16}")
+    split = "per_device_train_batch_size: 4\n  gradient_accumulation_steps: 4"
+    (one,) = found(gpu_with(6.5), training=split, more=by_hand)
+    assert "by sampling fewer rows at once: 16 -> 4, and after one out-of-memory" in one.hint
+
+
+def test_recovery_is_not_said_to_take_a_smaller_micro_batch_that_needs_more(
+    found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula(gradients=5.0))
+    split = "per_device_train_batch_size: 8\n  gradient_accumulation_steps: 1"
+    (one,) = found(gpu_with(11.5), training=split)
+    assert "after one out-of-memory: micro-batch 8 -> 2, accumulation 1 -> 4" in one.hint
+    (one,) = found(gpu_with(9.5), training=split)
+    assert one.code == "QVL430"
 
 
 def test_auto_that_cannot_fit_is_an_error_where_the_model_is_named(
@@ -229,10 +258,11 @@ def test_plan_shows_what_was_chosen_what_it_needs_and_where_stages_differ(
     assert "(2.5 GiB in the end)" in head
     assert "per_device_train_batch_size" not in head
     assert "  per_device_train_batch_size: 8 (12.0 of 13.6 GiB; the whole global batch)" in sft
-    assert "  per_device_train_batch_size: 2 (11.0 of 13.6 GiB; 4 would need 15.0 GiB)" in grpo
+    assert "  per_device_train_batch_size: 4 (11.0 of 13.6 GiB; 8 would need 15.0 GiB)" in grpo
+    assert "  generation_micro_batch_size: 8 (11.0 of 13.6 GiB; all of a step)" in grpo
     assert "  GPU memory: 12.0 of 13.6 GiB, most in backward: activations 8.0 GiB, weights" in sft
     assert "RAM 3.0 GiB, download 4.0 GiB, a checkpoint 512.0 MiB, its output 256.0 MiB" in sft
-    assert "global batch 8 (2 x 4)" in grpo
+    assert "global batch 8 (4 x 2)" in grpo
 
 
 @pytest.mark.usefixtures("at")

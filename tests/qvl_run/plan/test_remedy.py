@@ -90,7 +90,16 @@ def test_a_full_fine_tune_is_offered_a_smaller_state_and_adapters(asked: Asked) 
     assert all_of(*asked(3.0, full, model=", lora: null")) == ["lora: {r: 16}", "quantization: nf4"]
 
 
-def test_sampling_needs_less_with_a_smaller_global_batch(asked: Asked) -> None:
+def test_fewer_rows_are_sampled_at_once_before_anything_that_changes_the_result(
+    asked: Asked,
+) -> None:
+    by_hand = "grpo, with: {generation_micro_batch_size: 16}"
+    spec, bench = asked(6.5, Formula(sampled=0.5), training=", global_batch_size: 16", uses=by_hand)
+    assert alone(spec, bench)[0] == "generation_micro_batch_size: 4"
+    assert not any("num_generations" in one for one in alone(spec, bench))
+
+
+def test_a_smaller_global_batch_has_fewer_pictures_and_whole_groups(asked: Asked) -> None:
     spec, _ = asked(9, Formula(), training=", global_batch_size: 16", uses="grpo")
 
     def whole(one: StageSpec) -> int:
@@ -102,14 +111,13 @@ def test_sampling_needs_less_with_a_smaller_global_batch(asked: Asked) -> None:
 
     assert [one.text for one in remedy.enough(spec, over, gpu=True)] == ["global_batch_size: 4"]
     assert [one.text for one in remedy.together(spec, over, gpu=True)] == ["global_batch_size: 4"]
-    few = [one.text for one in remedy.enough(spec, lambda one: whole(one) > 2, gpu=True)]
-    assert few == ["global_batch_size: 2 and num_generations: 2"]
+    assert remedy.enough(spec, lambda one: whole(one) > 2, gpu=True) == []
     by_hand = ", per_device_train_batch_size: 2, gradient_accumulation_steps: 8"
     spec, _ = asked(99, Formula(), training=by_hand, uses="grpo")
     (one,) = remedy.enough(spec, over, gpu=True)
     assert one.text == "gradient_accumulation_steps: 2 and per_device_train_batch_size: 2"
-    spec, _ = asked(99, Formula(), training=by_hand)
-    assert remedy.enough(spec, over, gpu=True) == []
+    spec, _ = asked(99, Formula(), training=", global_batch_size: 16")
+    assert [one.text for one in remedy.enough(spec, over, gpu=True)] == ["global_batch_size: 4"]
 
 
 def test_no_more_than_three_are_told_and_none_that_could_be_left_out(asked: Asked) -> None:
@@ -119,6 +127,17 @@ def test_no_more_than_three_are_told_and_none_that_could_be_left_out(asked: Aske
         "quantization: nf4",
         "image_tokens: [64, 1024]",
     ]
+    # Shorter rows ask for smaller images on the way, and are enough without them once they are as long as may be.
+    spec, bench = asked(2.6, Formula(row=0.7, image=0.1), model=", image_tokens: [64, 768]")
+    assert all_of(spec, bench) == ["quantization: nf4", "max_seq_length: 1024"]
     spec, bench = asked(2.9, Formula(row=0.5, image=1.0))
     texts = all_of(spec, bench)
     assert texts == ["quantization: nf4", "image_tokens: [64, 384]"]
+
+
+def test_a_smaller_micro_batch_that_needs_more_keeps_nothing_from_being_found(asked: Asked) -> None:
+    by_hand = ", per_device_train_batch_size: 2, gradient_accumulation_steps: 1"
+    formula = Formula(row=0.5, gradients=3.0, packed=3.0)
+    groups = "grpo, with: {num_generations: 2}"  # which a smaller global batch would break
+    spec, bench = asked(4.2, formula, training=by_hand, uses=groups)
+    assert all_of(spec, bench) == ["quantization: nf4", "max_seq_length: 1024"]

@@ -327,3 +327,37 @@ def test_after_each_rung_the_next_start_goes_on_where_this_one_was() -> None:
         again = ladder.apply(spec, ladder.remembered(records, [spec], "sft", gpu="T4"))
         assert again == after
     assert len(records) > 8
+
+
+def test_what_is_predicted_to_need_more_is_no_rung() -> None:
+    """8 x 1 needs 8 rows; any other split the gradients too."""
+
+    def needs(spec: StageSpec) -> int:
+        training = spec.training
+        gradients = 5 if training.gradient_accumulation_steps > 1 else 0
+        kept = 1 if training.gradient_checkpointing else 2
+        return kept * training.per_device_train_batch_size + gradients
+
+    def taken(micro: int, **training: Any) -> list[tuple[int, bool]]:
+        spec = stage(
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=8 // micro,
+            gradient_checkpointing=training.get("again", True),
+        )
+        found: list[tuple[int, bool]] = []
+        rungs: tuple[Rung, ...] = ("micro_batch", "gradient_checkpointing")
+        while step := ladder.next_step(spec, rungs, section="step", needs=needs):
+            spec = ladder.apply(spec, step.changes)
+            training_ = spec.training
+            found.append((training_.per_device_train_batch_size, training_.gradient_checkpointing))
+        return found
+
+    assert taken(8) == [(2, True), (1, True)]
+    assert taken(4) == [(2, True), (1, True)]
+    assert taken(8, again=False) == [(4, False), (2, False), (1, False), (1, True)]
+
+    spec = stage(per_device_train_batch_size=4, gradient_accumulation_steps=1)
+    assert ladder.next_step(spec, ("micro_batch",), section="step", needs=needs) is None
+    assert ladder.next_step(spec, ("micro_batch",), section="step") is not None
+    level = ladder.next_step(spec, ("micro_batch",), section="step", needs=lambda _: 7)
+    assert level is not None, "a peak of another moment says nothing of this one"

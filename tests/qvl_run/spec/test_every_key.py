@@ -81,8 +81,9 @@ JOB: dict[str, Any] = {
         "grpo": {
             "uses": "grpo", "init_from": "/some/where", "data": SCENES,
             "with": {
-                "num_generations": 4, "max_completion_length": 20, "temperature": 0.9, "beta": 0.02,
-                "loss_type": "grpo", "rewards": [{"name": "brevity", "weight": 0.5, "with": {"max_words": 4}}],
+                "num_generations": 4, "max_completion_length": 20, "generation_micro_batch_size": 8,
+                "temperature": 0.9, "beta": 0.02, "loss_type": "grpo",
+                "rewards": [{"name": "brevity", "weight": 0.5, "with": {"max_words": 4}}],
             },
         },
         "merged": {"uses": "merge", "with": {"dtype": "bf16"}},

@@ -101,6 +101,7 @@ class Case:
     rank: int | None = 16
     half: bool = True
     completion: int = 24
+    sampled: int | str = "auto"
     attention: str = "sdpa"
     targets: Any = "language"
 
@@ -147,6 +148,12 @@ CASES = {
     "grpo, layers computed again": Case(
         uses="grpo", batch=2, accumulation=4, checkpointing=True, sizes=WIDE, completion=60
     ),
+    "grpo, small parts of many pictures": Case(
+        uses="grpo", batch=4, accumulation=4, sampled=4, question=20, image=(320, 320), completion=8,
+    ),
+    "grpo, sampled in parts": Case(
+        uses="grpo", batch=1, accumulation=8, checkpointing=True, sampled=4, question=600,
+    ),
 }  # fmt: skip
 
 
@@ -173,7 +180,11 @@ def _settings(case: Case, folder: Path) -> StageSettings:
         else LoraSettings(r=case.rank, alpha=case.rank, target_modules=case.targets)
     )
     options = (
-        {"num_generations": 4, "max_completion_length": case.completion}
+        {
+            "num_generations": 4,
+            "max_completion_length": case.completion,
+            "generation_micro_batch_size": case.sampled,
+        }
         if case.uses == "grpo"
         else {}
     )

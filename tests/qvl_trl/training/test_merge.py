@@ -18,6 +18,7 @@ from transformers import AutoModelForImageTextToText
 from qvl_run import plugins
 from qvl_run.contract import StageError
 from qvl_run.settings import LoraSettings, ModelSettings, StageSettings
+from qvl_trl.memory.estimate import PROCESS
 from qvl_trl.policy.load import Policy, load_policy
 from qvl_trl.stages.merge import stage
 from qvl_trl.training import merge
@@ -151,8 +152,10 @@ def test_the_device_is_the_one_that_it_fits_on() -> None:
     assert merge.place(9 * GIB, gpu=14 * GIB, ram=10 * GIB) == "cuda:0"
     assert merge.place(4 * GIB, gpu=4 * GIB, ram=10 * GIB) == "cpu"
     assert merge.place(4 * GIB, gpu=0, ram=10 * GIB) == "cpu"
+    assert merge.place(4 * GIB, gpu=0, ram=4 * GIB + PROCESS) == "cpu", "as the plan counts"
     with pytest.raises(
-        StageError, match=r"takes 16.0 GiB .* 14.0 GiB free on the GPU and 10.0 GiB"
+        StageError,
+        match=r"17.0 GiB of a GPU, of which 14.0 GiB are free .* 19.0 GiB of RAM, .* have 10.0 GiB",
     ):
         merge.place(16 * GIB, gpu=14 * GIB, ram=10 * GIB)
 

@@ -94,6 +94,18 @@ def test_what_does_not_fit_is_sampled_in_parts(
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4, abs=1e-6)
 
 
+def test_it_begins_with_as_many_as_it_is_told(
+    grpo: Ran, run: Callable[..., Ran], room: Callable[[int], list[int]]
+) -> None:
+    options = {**grpo.ctx.settings.options, "generation_micro_batch_size": 4}
+    tried = room(8)
+    told = dataclasses.replace(grpo.ctx.settings, eval_data=None, options=options)
+    parts = run(told, input=grpo.ctx.input)
+    assert tried == [4, 4] * 5
+    for found, expected in zip(parts.ctx.metrics, grpo.ctx.metrics, strict=True):
+        assert found["reward"] == expected["reward"]
+
+
 def test_one_completion_that_does_not_fit_is_told(
     again: Callable[[], Ran], room: Callable[[int], list[int]]
 ) -> None:
