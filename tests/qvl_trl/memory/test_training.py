@@ -115,7 +115,12 @@ CASES = {
     "sft, accumulated, padded": Case(
         uses="sft", accumulation=2, answer=(20, 120), rank=64, checkpointing=True
     ),
+    "sft, short answers": Case(uses="sft", sizes=WIDE, question=700, answer=(8, 8)),
+    "sft, padded": Case(uses="sft", question=900, answer=(8, 300)),
     "sft in float32": Case(uses="sft", half=False),
+    "sft of all weights, short answers": Case(
+        uses="sft", rank=None, batch=4, question=400, answer=(8, 8)
+    ),
     "sft of all weights": Case(uses="sft", rank=None),
     "sft with plain attention": Case(uses="sft", attention="eager"),
     "sft with plain attention, layers computed again": Case(
