@@ -8,7 +8,8 @@ from pathlib import Path
 
 _FOLDERS = {"HF_HUB_CACHE": "hf_cache", "HF_DATASETS_CACHE": "datasets_cache"}
 """Below a drive, as the Colab guide names them."""
-_THEIRS = {"HF_HOME", *_FOLDERS}
+_OLD = "HUGGINGFACE_HUB_CACHE"
+_THEIRS = {"HF_HOME", _OLD, *_FOLDERS}
 
 
 def variables(drive: Path | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -25,4 +26,5 @@ def hub_cache(drive: Path | None, environ: Mapping[str, str] = os.environ) -> Pa
     set_to = {**environ, **variables(drive, environ)}
     base = set_to.get("XDG_CACHE_HOME") or "~/.cache"
     home = set_to.get("HF_HOME") or f"{base}/huggingface"
-    return Path(set_to.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    found = set_to.get("HF_HUB_CACHE") or set_to.get(_OLD) or f"{home}/hub"
+    return Path(os.path.expandvars(found)).expanduser()

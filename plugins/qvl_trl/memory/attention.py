@@ -25,5 +25,6 @@ def _eager(model: ModelSettings, size: int) -> int:
 
 def expands(model: ModelSettings, *, padded: bool) -> bool:
     """Whether keys and values are repeated for each query head: where rows are padded, and where there is no flash
-    kernel (see `qvl_trl.policy.attention`), which takes bfloat16 and GPUs that have it alone."""
+    kernel (see `qvl_trl.policy.attention`). For float16 it is taken that there is none, as on the GPUs that need it; on
+    others that counts somewhat more than there is."""
     return padded or model.precision != "bf16"

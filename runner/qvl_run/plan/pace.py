@@ -111,7 +111,7 @@ def rates(gpu: str | None) -> Rates | None:
     """Of the GPU that its driver calls `gpu`; None where nothing is known of it, as of a slice of one (MIG)."""
     if gpu is None or "MIG" in gpu:
         return None
-    others = "(?! (Ti|SUPER|Laptop|D|Max-Q)\\b)"  # cards of their own
+    others = "(?!.*\\b(Ti|SUPER|Laptop|D|Max-Q)\\b)"  # cards of their own
     return next((it for name, it in _CARDS.items() if re.search(rf"\b{name}\b{others}", gpu)), None)
 
 

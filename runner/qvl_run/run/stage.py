@@ -132,9 +132,7 @@ class StageRun:
         policy = session.job.recovery
         rule = policy.rule(failure.failure)
         account = budget.spent(session.past.ledger, stage=name, key=plan.key)
-        bench = Bench(machine=session.machine)
-        needs = bench.measured_need if failure.section == "eval" else bench.need
-        step = ladder.next_step(plan.spec, rule.adapt, section=failure.section, needs=needs)
+        step = self._rung(plan.spec, failure)
         decision = budget.decide(
             failure,
             policy=policy,
@@ -171,6 +169,13 @@ class StageRun:
         self._spend(after.key or plan.key, failure, decision, decision.account)
         session.pause(decision.wait)
         return after
+
+    def _rung(self, spec: StageSpec, failure: Failure) -> ladder.Step | None:
+        """What to make smaller in `spec`; None where nothing is left."""
+        bench = Bench(machine=self.session.machine)
+        needs = bench.measured_need if failure.section == "eval" else bench.need
+        rule = self.session.job.recovery.rule(failure.failure)
+        return ladder.next_step(spec, rule.adapt, section=failure.section, needs=needs)
 
     def _spend(
         self, key: str, failure: Failure, decision: budget.Decision, account: budget.Account

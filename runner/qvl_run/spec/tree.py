@@ -83,7 +83,7 @@ def _laid(under: Tree, over: Tree, at: At, *, keep: bool) -> Tree:
     if not isinstance(over, Map):
         return over
     if not isinstance(under, Map):
-        return replace(over, whole=True) if keep and isinstance(under, Reset) else over
+        return replace(over, whole=True) if keep else over
     if over.whole or (_is_data(at) and _differ(under, over, "format")):
         return replace(over, whole=True) if keep else settled(over)
     entries = dict(under.entries)

@@ -62,7 +62,7 @@ def job(name: str, *, model: str, tier: str, colab: bool, stages: list[str], dat
     reads rows of its own, named after it."""
     machine = hardware.profile(tier)
     lines = [
-        "# An editor that knows YAML checks and completes it: qvl-run schema > job.schema.json, and as the first line here",
+        "# For an editor that knows YAML: qvl-run schema > job.schema.json, and as the first line here",
         "#   yaml-language-server: $schema=job.schema.json",
         f"# Run it, and run it again after every disconnect: qvl-run {name}.yaml",
         "version: 1",

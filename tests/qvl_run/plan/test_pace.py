@@ -81,6 +81,7 @@ def test_something_is_known_of_every_gpu_that_has_a_profile(tier: str) -> None:
         "NVIDIA GeForce RTX 4080",
         "NVIDIA GeForce RTX 3090 Ti",
         "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
         "NVIDIA L40",
     ],
 )

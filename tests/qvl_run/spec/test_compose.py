@@ -108,6 +108,16 @@ def test_set_reads_values_as_the_file_does(
     assert at == value
 
 
+@pytest.mark.parametrize("nothing", ["null", "!reset", "[1]"])
+def test_what_one_option_clears_a_later_one_does_not_bring_back(
+    nothing: str, job_file: Write
+) -> None:
+    path = job_file(BASE.replace("r: 16", "r: 16, alpha: 64"))
+    settings = [f"model.lora={nothing}", "model.lora.r=8"]
+    data = compose(path, overlays=Overlays(settings=settings)).data
+    assert data["model"]["lora"] == {"r": 8}
+
+
 def test_set_can_drop_a_key(job_file: Write) -> None:
     data = compose(job_file(BASE), overlays=Overlays(settings=["stages.dpo=!reset"])).data
     assert list(data["stages"]) == ["sft"]
