@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ def test_no_prediction_is_under_and_none_a_tenth_over() -> None:
     assert sum(one.setting.held_out for one in found) >= 15
     wrong = [one for one in found if not 0 <= one.error <= 0.1]
     assert not wrong
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    readme = (MEASURED.parents[1] / "README.md").read_text(encoding="utf-8")
+    told = re.search(r"Against (\d+) settings .* never under, and at most (\d+) % over", readme)
+    assert told
+    count, most = map(int, told.groups())
+    found = hardware_page.measurements()
+    assert count == len(found)
+    assert most - 1 < 100 * max(one.error for one in found) <= most
 
 
 def test_runs_of_the_jobs_stayed_finite_and_within_what_was_predicted() -> None:

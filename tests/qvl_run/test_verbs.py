@@ -177,3 +177,19 @@ def test_doctor_judges_a_job_by_its_tier_where_there_is_no_gpu(
     codes = [f["code"] for f in json.loads(done.stdout)["findings"]]
     assert {"QVL401", "QVL403", "QVL405"} <= set(codes)
     assert codes.count("QVL403") == 1
+
+
+@pytest.mark.parametrize("verb", ["status", "report", "checkpoints"])
+def test_a_row_that_cannot_be_read_is_told_by_what_only_looks(
+    qvl_run: Command, tmp_path: Path, verb: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"image": "a.png", "question": "?"}\n')
+    (tmp_path / "job.yaml").write_text(
+        "version: 1\nname: bad\nmodel: {name: qvl-tiny}\n"
+        "stages:\n  sft: {uses: sft, data: {format: jsonl, path: rows.jsonl}}\n"
+    )
+    done = qvl_run(verb, "job.yaml")
+    assert done.returncode == 2
+    assert "QVL301" in done.stderr + done.stdout
+    assert "rows.jsonl:1" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr

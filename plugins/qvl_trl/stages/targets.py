@@ -10,12 +10,16 @@ from qvl_run.spec.diagnostic import did_you_mean
 from qvl_trl.models.architecture import KNOWN, of_stage
 from qvl_trl.models.modules import HEAD, NAMES, OTHER, linears, means
 
+WORDS = ("language", "all-linear")
+"""What may be said in place of a list."""
+
 
 def check_targets(settings: StageSettings) -> Iterator[Finding]:
     """PEFT itself passes over a target that means nothing, where another means something."""
     lora = settings.model.lora
     targets = lora.target_modules if lora else ()
     if isinstance(targets, str):
+        yield from _check_word(targets)
         return
     # Of a model whose sizes are not known, layers as many as the largest has.
     sizes = of_stage(settings) or max(KNOWN.values(), key=lambda known: known.parameters)
@@ -35,3 +39,12 @@ def check_targets(settings: StageSettings) -> Iterator[Finding]:
         elif not found:
             message = f"no layer of the model is called {target}"
             yield Finding(at, message, did_you_mean(target.rpartition(".")[2], NAMES))
+
+
+def _check_word(word: str) -> Iterator[Finding]:
+    if word in WORDS:
+        return
+    hint = f"write [{word}]" if word in NAMES else did_you_mean(word, WORDS)
+    yield Finding(
+        "model.lora.target_modules", f"{word} is neither {' nor '.join(WORDS)}, nor a list", hint
+    )

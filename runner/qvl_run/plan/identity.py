@@ -21,9 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from qvl_run import plugins
+from qvl_run.contract import DataError, Kind
 from qvl_run.disk import LOCAL, sha256
-from qvl_run.settings import StageSettings, to_json
+from qvl_run.settings import DataSettings, StageSettings, to_json
 from qvl_run.spec.batch import SAMPLED
+from qvl_run.spec.data_check import finding
+from qvl_run.spec.diagnostic import JobError
 from qvl_run.spec.job import StageSpec
 from qvl_run.spec.paths import expanded
 from qvl_run.spec.resolve import model_settings
@@ -44,7 +47,8 @@ def identity(stage: StageSpec, *, upstream: str | None, init_from: Path | None) 
     """`stage` as what decides its result. `upstream` is the content digest of the output it starts from, `init_from`
     the folder it starts from instead. The caller adds `generation`, where it was begun anew.
 
-    Reads the local data files and folders that the stage names. Raises OSError where one cannot be read.
+    Reads the local data files and folders that the stage names. Raises OSError where one cannot be read, JobError where
+    a row cannot.
     """
     training = to_json(stage.training)
     global_batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
@@ -55,7 +59,7 @@ def identity(stage: StageSpec, *, upstream: str | None, init_from: Path | None) 
     data = None
     kind = plugins.stage(stage.uses).data_kind
     if stage.data is not None and kind is not None:
-        rows = plugins.data_format(stage.data.format).fingerprint(stage.data, kind=kind)
+        rows = _fingerprint(stage.data, kind)
         data = {**to_json(stage.data), "rows": rows}
         # The rows' digest says more than where the file lies: a moved file is the same data.
         if plugins.data_format(stage.data.format).location == "file":
@@ -70,6 +74,13 @@ def identity(stage: StageSpec, *, upstream: str | None, init_from: Path | None) 
         "upstream": upstream,
         "init_from": None if init_from is None else folder_digest(init_from),
     }
+
+
+def _fingerprint(data: DataSettings, kind: Kind) -> str:
+    try:
+        return plugins.data_format(data.format).fingerprint(data, kind=kind)
+    except DataError as error:
+        raise JobError([finding(error)]) from error
 
 
 def key(identity: Mapping[str, Any]) -> str:

@@ -99,7 +99,10 @@ def drive_missing(job: Job, where: Places) -> Iterator[Diagnostic]:
         and not (_COLAB_DRIVE / "MyDrive").is_dir()
     ):
         mount = 'in a cell of the notebook: from google.colab import drive; drive.mount("/content/drive")'
-        elsewhere = "this is no machine of Colab's: set storage.drive to a folder of yours, or remove storage"
+        elsewhere = (
+            "this is no machine of Colab's: set storage.drive to a folder of yours, or leave storage out "
+            "(storage: !reset where it is inherited)"
+        )
         yield Diagnostic(
             code="QVL411",
             message="Google Drive is not mounted",

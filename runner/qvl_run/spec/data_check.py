@@ -56,23 +56,31 @@ def _told(problems: Iterable[DataError], named: Span) -> Iterator[Diagnostic]:
     more: dict[str, int] = {}
     left = 0
     for error in problems:
-        message = str(error).removeprefix(f"{error.source}: ")
-        if message in first:
-            more[message] = more.get(message, 0) + 1
+        found = finding(error, named)
+        if found.message in first:
+            more[found.message] = more.get(found.message, 0) + 1
         elif len(first) < MAX_FINDINGS:
-            at = f"named at {named.shown(column=False)}"
-            hint = f"{error.hint}; {at}" if error.hint else at
-            place = _place(error.source) or named
-            first[message] = Diagnostic(code="QVL301", message=message, span=place, hint=hint)
+            first[found.message] = found
         else:
             left += 1
-    for message, finding in first.items():
+    for message, one in first.items():
         like = more.get(message, 0)
         rows = "1 more row is" if like == 1 else f"{like} more rows are"
-        yield replace(finding, message=f"{message} ({rows} like it)") if like else finding
+        yield replace(one, message=f"{message} ({rows} like it)") if like else one
     if left:
         message = f"{left} more problems are not told one by one"
         yield Diagnostic(code="QVL301", message=message, span=named)
+
+
+def finding(error: DataError, named: Span | None = None) -> Diagnostic:
+    """What is wrong with a row, at its line. `named` is where the job names its file."""
+    at = "" if named is None else f"named at {named.shown(column=False)}"
+    return Diagnostic(
+        code="QVL301",
+        message=str(error).removeprefix(f"{error.source}: "),
+        span=_place(error.source) or named,
+        hint="; ".join(filter(None, (error.hint, at))),
+    )
 
 
 def data_of(stage: StageSpec) -> Iterator[tuple[tuple[str, ...], DataSettings, Kind]]:

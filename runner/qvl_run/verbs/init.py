@@ -20,9 +20,11 @@ _ROWS = {
     "preference": "question, chosen and rejected",
     "prompt": "question and answer",
 }
-_WITH = {
-    "dpo": "    with: {beta: 0.1}                # how strongly it is held to the stage it starts from\n",
-    "grpo": "    with: {num_generations: 4, rewards: [exact_answer]}\n",
+_OWN = {
+    "dpo": "    training: {learning_rate: 1e-5}\n"
+    "    with: {beta: 0.1}                # how strongly it is held to the stage it starts from\n",
+    "grpo": "    training: {learning_rate: 1e-5}\n"
+    "    with: {num_generations: 4, rewards: [exact_answer]}\n",
 }
 
 
@@ -112,7 +114,7 @@ def _stage(uses: str, data: str) -> str:
     text = f"  {uses}:\n    uses: {uses}\n"
     if kind is not None:
         text += f"    data: {{format: jsonl, path: {data}}}   # rows of image, {_ROWS[kind]}\n"
-    return text + _WITH.get(uses, "")
+    return text + _OWN.get(uses, "")
 
 
 def _ask(question: str, default: str) -> str:

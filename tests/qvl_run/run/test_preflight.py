@@ -156,7 +156,7 @@ def test_where_colabs_drive_is_missing_the_hint_is_one_for_this_machine(
     monkeypatch.setattr(hardware, "on_colab", lambda: colab)
     job = load_job(job_file(JOB + "storage: {drive: /content/drive/MyDrive/x}\n"))
     (found,) = checks.drive_missing(job, places(job))
-    assert ("drive.mount" in found.hint, "remove storage" in found.hint) == (colab, not colab)
+    assert ("drive.mount" in found.hint, "storage: !reset" in found.hint) == (colab, not colab)
 
 
 THREE = """
