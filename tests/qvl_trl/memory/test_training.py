@@ -20,7 +20,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from benchmarks import rows
 from qvl_run import plugins
 from qvl_run.settings import DataSettings, LoraSettings, ModelSettings, StageSettings
-from qvl_trl.memory.predict import LIBRARIES, MARGIN, phases
+from qvl_trl.memory.footprint import LIBRARIES, MARGIN
+from qvl_trl.memory.predict import phases
 from qvl_trl.models.architecture import architecture
 from qvl_trl.models.qvl_tiny import model as tiny
 from qvl_trl.policy.load import load_policy
