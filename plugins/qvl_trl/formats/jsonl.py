@@ -67,14 +67,13 @@ class Jsonl:
         return _problems(data, kind)
 
     def count(self, data: DataSettings) -> int | None:
-        """Lines that are not blank; None where there is no such file."""
+        """Lines that are not blank, at most `max_samples`; None where there is no such file."""
         path = Path(str(data.path))
         try:
             stat = path.stat()
-            rows = _count(path, stat.st_size, stat.st_mtime_ns)
+            return _count(path, stat.st_size, stat.st_mtime_ns, most=data.max_samples)
         except (OSError, ValueError):
             return None
-        return rows if data.max_samples is None else min(rows, data.max_samples)
 
     def fingerprint(self, data: DataSettings, *, kind: Kind) -> str:
         """A digest of the rows' text and of each picture's size and two ends. Raises DataError."""
@@ -111,10 +110,11 @@ def _problems(data: DataSettings, kind: Kind) -> Iterator[DataError]:
 
 
 @lru_cache(maxsize=64)
-def _count(path: Path, size: int, changed: int) -> int:  # noqa: ARG001
-    """Rows of a file of that size, changed then: another one is counted anew."""
+def _count(path: Path, size: int, changed: int, *, most: int | None) -> int:  # noqa: ARG001
+    """Rows of a file of that size, changed then: another one is counted anew. Nothing is read beyond `most` rows: on a
+    mounted drive every byte is a download."""
     with path.open("rb") as file:
-        return sum(1 for line in file if line.strip())
+        return sum(1 for _ in islice((line for line in file if line.strip()), most))
 
 
 def _lines(data: DataSettings) -> Iterator[tuple[str, bytes]]:

@@ -86,15 +86,20 @@ def to_example(
 def _lacking(
     missing: Sequence[str], columns: Columns, record: Mapping[str, Any], *, source: str
 ) -> DataError:
-    """That a record has nothing under the columns of these parts, and which of its own columns seem to be them."""
+    """That a record has nothing under the columns of these parts, and which of its own columns seem to be them: a
+    column for each part, or none at all, since a row that still lacks one is of no use."""
     texts = [f'"{getattr(columns, name)}"' for name in missing if name != "image"]
     lacks = f"lacks {', '.join(texts)}" if texts else "has no image"
     shown = ", ".join(str(key)[:30] for key in list(record)[:SHOWN])
     shown += ", ..." if len(record) > SHOWN else ""
     taken = {getattr(columns, part) for part in (*ALIASES, "image") if part not in missing}
-    free = {str(key).lower(): str(key) for key in record if key not in taken}
+    free = {
+        str(key).lower(): str(key)
+        for key, value in record.items()
+        if key not in taken and value is not None
+    }
     pairs = {
-        part: free[name]
+        part: free.pop(name)
         for part in missing
         if (name := next((alias for alias in ALIASES[part] if alias in free), None))
     }
@@ -102,7 +107,7 @@ def _lacking(
         f"the row {lacks}; it has {shown or 'no columns'}",
         source=source,
         hint="set with: {" + ", ".join(f"{a}: {b}" for a, b in pairs.items()) + "}"
-        if pairs
+        if len(pairs) == len(missing)
         else "",
     )
 

@@ -20,15 +20,15 @@ def optimizer_steps(settings: StageSettings, *, rows_per_step: int, partial: boo
     training = settings.training
     if training.max_steps is not None:
         return training.max_steps
-    rows = _rows(settings.data)
+    rows = known_rows(settings.data)
     if rows is None:
         return None
     per_epoch = math.ceil(rows / rows_per_step) if partial else rows // rows_per_step
     return math.ceil(training.num_epochs * per_epoch)
 
 
-def _rows(data: DataSettings | None) -> int | None:
-    """As many rows as can be counted here, else at most `max_samples`."""
+def known_rows(data: DataSettings | None) -> int | None:
+    """As many rows as can be counted here, else at most `max_samples`; None where neither says it."""
     if data is None:
         return None
     counted = plugins.data_format(data.format).count(data)

@@ -15,12 +15,12 @@ from qvl_run.contract import (
     StageContext,
     StageResult,
 )
-from qvl_run.settings import StageSettings
+from qvl_run.settings import DataSettings, StageSettings
 from qvl_run.spec.batch import AUTO, SAMPLED
 from qvl_trl.memory.estimate import estimate
-from qvl_trl.stages.common import check_common, optimizer_steps
+from qvl_trl.stages.common import check_common, known_rows, optimizer_steps
 from qvl_trl.stages.pictures import check_pictures
-from qvl_trl.step import step_rows
+from qvl_trl.step import step_prompts, step_rows, too_few_prompts
 
 _BATCH = (
     "training.global_batch_size training.gradient_accumulation_steps "
@@ -137,12 +137,12 @@ class GrpoStage:
 
     def estimate(self, settings: StageSettings) -> Estimate:
         """Steps for at most `max_samples` prompts; those that do not fill a step are left out."""
-        prompts = max(step_rows(settings) // settings.options["num_generations"], 1)
+        prompts = max(step_prompts(settings), 1)
         steps = optimizer_steps(settings, rows_per_step=prompts, partial=False)
         return estimate(settings, optimizer_steps=steps)
 
     def check(self, settings: StageSettings) -> Iterable[Finding]:
-        """See `check_common`; and steps must hold whole groups, rewards must exist."""
+        """See `check_common`; and steps must hold whole groups, the rows must fill one, rewards must exist."""
         yield from check_common(settings)
         training, options = settings.training, settings.options
         rows, group = step_rows(settings), options["num_generations"]
@@ -152,6 +152,9 @@ class GrpoStage:
                 f"{group} completions a prompt do not fill a step of {rows} rows, the global batch: "
                 "num_generations must divide that",
             )
+        # Of a file without rows, what reads it says more.
+        elif (n := known_rows(settings.data)) and (wrong := too_few_prompts(settings, n)):
+            yield Finding(_few_at(settings.data, n), *wrong)
         limit = training.max_seq_length
         if limit is not None and options["max_completion_length"] >= limit:
             yield Finding(
@@ -178,6 +181,11 @@ class GrpoStage:
         from qvl_trl.training.grpo import Grpo
 
         return run_stage(ctx, Grpo())
+
+
+def _few_at(data: DataSettings | None, rows: int) -> str:
+    """The keys to blame for there being no more than `rows`."""
+    return "data.max_samples" if data and data.max_samples == rows else "data.path data"
 
 
 def _check_reward(entry: str | Mapping[str, Any], *, at: str) -> Iterator[Finding]:

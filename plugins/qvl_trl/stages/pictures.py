@@ -33,16 +33,15 @@ def check_pictures(settings: StageSettings, example: Example, *, room: int) -> I
     if count * most <= spare:
         return
     sizes = (images.size(image, source=example.source) for image in example.images)
-    if sum(images.tokens(*size, bounds=bounds) for size in sizes) <= spare:
+    counted = sum(images.tokens(*size, bounds=bounds) for size in sizes)
+    if counted <= spare:
         return
     pictures = "its picture leaves" if count == 1 else f"its {count} pictures leave"
     beside = "its text" if room == 1 else f"its text and a completion of {room} tokens"
-    each = "" if count == 1 else " each"
-    yield DataError(
-        f"{pictures} no room for {beside}: up to {most} tokens{each}, "
-        f"in a max_seq_length of {limit}",
+    yield DataError(  # the row's own numbers are in the hint: rows alike must have equal messages
+        f"{pictures} no room for {beside} in a max_seq_length of {limit}",
         source=example.source,
-        hint=_advice(count, bounds, limit=limit, room=max(room, TEXT)),
+        hint=_advice(counted, count, bounds, limit=limit, room=max(room, TEXT)),
     )
 
 
@@ -51,10 +50,15 @@ def bounds_of(model: ModelSettings) -> tuple[int, int] | None:
     return model.image_tokens or (OWN if model.name in KNOWN else None)
 
 
-def _advice(count: int, bounds: tuple[int, int], *, limit: int, room: int) -> str:
+def _advice(counted: int, count: int, bounds: tuple[int, int], *, limit: int, room: int) -> str:
+    """For a row of `count` pictures of `counted` tokens together. The bound of a picture serves all rows like it."""
     text = room + TEMPLATE + AROUND * count + (TEXT if room > TEXT else 0)
     fitting = (limit - text) // count // 16 * 16
-    longer = f"a max_seq_length of {-(-(count * bounds[1] + text) // 64) * 64}"
+    pictures = "picture" if count == 1 else "pictures"
+    longer = (
+        f"a max_seq_length of {-(-(counted + text) // 64) * 64} "
+        f"for the {counted} tokens of this row's {pictures}"
+    )
     if fitting < 16:
         return f"set {longer}"
     return f"set image_tokens: [{min(bounds[0], fitting)}, {fitting}], or {longer}"

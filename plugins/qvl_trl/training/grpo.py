@@ -20,7 +20,7 @@ from qvl_run.contract import DataError, Example, Kind, StageContext, StageError
 from qvl_trl.evaluation.rewards import WeightedReward, check_columns, load_rewards, mean_reward
 from qvl_trl.policy.load import Policy
 from qvl_trl.policy.tokens import vision_tokens
-from qvl_trl.step import sampled_at_once, step_rows
+from qvl_trl.step import sampled_at_once, too_few_prompts
 from qvl_trl.training.arguments import training_arguments
 from qvl_trl.training.callback import RunnerCallback
 from qvl_trl.training.lengths import check_lengths
@@ -48,12 +48,9 @@ class Grpo:
     ) -> tuple[Any, RunnerCallback]:
         """TRL's trainer on `policy.model`. Raises DataError where there are too few rows for one step."""
         settings, options = ctx.settings, ctx.settings.options
-        prompts = step_rows(settings) // options["num_generations"]
-        if len(dataset) < prompts:
-            raise DataError(
-                f"{len(dataset)} rows are too few: one step takes {prompts} different prompts",
-                source=settings.data.path or settings.data.format if settings.data else "data",
-            )
+        if wrong := too_few_prompts(settings, len(dataset)):
+            source = settings.data.path or settings.data.format if settings.data else "data"
+            raise DataError("; ".join(wrong), source=source)  # the hint is not shown once it runs
         callback = RolloutCallback(ctx)
         rewards = load_rewards(options["rewards"])
         config = GRPOConfig(

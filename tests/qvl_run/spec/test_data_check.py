@@ -75,10 +75,28 @@ def test_pictures_that_fill_the_sequence_are_told_at_the_row(
 ) -> None:
     rows(ROW, *[{**ROW, "image": ["1.png", "1.png"]}] * 2)
     (one,) = found(job_file(JOB))
-    assert "its 2 pictures leave no room for its text: up to 64 tokens each" in one.message
+    assert "its 2 pictures leave no room for its text in a max_seq_length of 100" in one.message
+    assert "for the 128 tokens of this row's pictures" in one.hint
     assert one.span is not None
     assert one.span.line == 2
     assert found(job_file(JOB.replace("100", "300"))) == []
+
+
+def test_a_picture_is_opened_once_however_many_stages_read_it(
+    job_file: Write, rows: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+    really = Image.open
+    monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or really(file))
+    rows(ROW, {**ROW, "image": ["1.png", "1.png"]})
+    text = JOB + "  grpo:\n    uses: grpo\n    data: {format: jsonl, path: rows.jsonl}\n"
+    text += "    with: {num_generations: 4, max_completion_length: 8}\n"
+    text = text.replace("100", "300")
+    assert found(job_file(text)) == []
+    assert opened == [tmp_path / "1.png"]
+    Image.new("1", (512, 512)).save(tmp_path / "1.png")
+    assert found(job_file(text.replace("64]", "256]").replace("300", "400"))) != []
+    assert opened == [tmp_path / "1.png"] * 2
 
 
 def test_a_file_that_stages_and_their_evaluation_share_is_told_of_once(
@@ -103,7 +121,8 @@ def test_pictures_that_auto_chooses_are_judged_by_what_it_may_choose(
     for tier in ("", "hardware: {tier: l4}\n"):
         done = qvl_run("validate", job_file(text + tier))
         assert done.returncode == 2
-        assert "its 2 pictures leave no room for its text: up to 1024 tokens" in done.stderr
+        assert "its 2 pictures leave no room for its text in a max_seq_length" in done.stderr
+        assert "for the 2048 tokens of this row's pictures" in done.stderr
         assert "1 error; nothing was run" in done.stderr
     done = qvl_run("plan", job_file(text), "--assume", "l4")
     assert "its 2 pictures leave no room" in done.stderr

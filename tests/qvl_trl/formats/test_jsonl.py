@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,23 @@ def test_a_row_of_other_columns_says_what_it_has_and_what_to_set(write: Write) -
     assert found.hint == ""
 
 
+def test_one_column_is_not_proposed_for_two_parts(write: Write) -> None:
+    def hint(**row: Any) -> str:
+        (found,) = data_format.check(write({"image": "1.png", **row}), kind="sft")
+        return found.hint
+
+    assert hint(text="Where? left") == ""
+    assert hint(text="left", prompt="Where?") == "set with: {question: prompt, answer: text}"
+    assert hint(text="Where?", label="left") == "set with: {question: text, answer: label}"
+
+
+def test_what_would_leave_the_row_lacking_is_not_proposed(write: Write) -> None:
+    (found,) = data_format.check(write({"image": "1.png", "prompt": "Where?"}), kind="sft")
+    assert found.hint == ""
+    (found,) = data_format.check(write({**ROW, "answer": None, "label": None}), kind="sft")
+    assert found.hint == ""
+
+
 def test_of_a_row_with_many_columns_some_are_named(write: Write) -> None:
     (found,) = data_format.check(write({f"c{i}": i for i in range(9)}), kind="sft")
     assert str(found).endswith("c6, c7, ...")
@@ -144,6 +163,25 @@ def test_rows_are_counted(write: Write, tmp_path: Path) -> None:
     assert data_format.count(write(ROW, ROW, ROW, max_samples=2)) == 2
     assert data_format.count(write(ROW, max_samples=2)) == 1
     assert data_format.count(DataSettings(format="jsonl", path=str(tmp_path / "no"))) is None
+
+
+def test_no_more_rows_are_read_than_are_counted(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write(ROW, "", *[ROW] * 3, max_samples=2)
+    read: list[bytes] = []
+    really = Path.open
+
+    @contextmanager
+    def spied(path: Path, mode: str) -> Iterator[Iterator[bytes]]:
+        with really(path, mode) as file:
+            yield (read.append(line) or line for line in file)
+
+    monkeypatch.setattr(Path, "open", spied)
+    assert data_format.count(data) == 2
+    assert len(read) == 3
+    assert data_format.count(dataclasses.replace(data, max_samples=3)) == 3
+    assert data_format.count(dataclasses.replace(data, max_samples=None)) == 4
 
 
 def test_reading_a_bad_row_raises(write: Write, tmp_path: Path) -> None:

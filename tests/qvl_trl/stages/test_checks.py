@@ -242,6 +242,34 @@ def test_rows_of_a_file_are_counted(tmp_path: Path) -> None:
     assert steps(max_samples=1000) == 4
 
 
+def test_rows_that_do_not_fill_a_step_are_refused_beforehand(tmp_path: Path) -> None:
+    """Steps of 16 rows in groups of 4."""
+    path = tmp_path / "rows.jsonl"
+    batch = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+
+    def found(rows: int, **more: Any) -> list[str]:
+        path.write_text("{}\n" * rows)
+        data = DataSettings(format="jsonl", path=str(path), **more)
+        return findings(stage_settings("grpo", data=data, training=batch))
+
+    told = (
+        "3 rows are too few: one step takes 4 different prompts, a global batch of 16 in groups of 4 "
+        "(4 rows or more, or a global batch of at most 12)"
+    )
+    assert found(3) == [f"error data.path data: {told}"]
+    assert found(3, max_samples=9) == [f"error data.path data: {told}"]
+    assert found(9, max_samples=3) == [f"error data.max_samples: {told}"]
+    assert found(1)[0].startswith("error data.path data: 1 row is too few: ")
+    assert found(4) == []
+    assert found(0) == []  # that the file has no rows is told where they are read
+    unseen = DataSettings(format="hub", path="owner/name", max_samples=3)
+    assert findings(stage_settings("grpo", data=unseen, training=batch)) == [
+        f"error data.max_samples: {told}"
+    ]
+    unseen = dataclasses.replace(unseen, max_samples=None)
+    assert findings(stage_settings("grpo", data=unseen, training=batch)) == []
+
+
 def test_too_few_prompts_for_a_step(make_context: Callable[..., FakeContext]) -> None:
     data = dataclasses.replace(GRPO["data"], max_samples=1)
     ctx = make_context(stage_settings("grpo", **{**GRPO, "data": data}))

@@ -67,9 +67,11 @@ def test_two_pictures_that_fill_the_sequence(row: Row, uses: str) -> None:
     large = row((1024, 1024), (1024, 1024))
     (error,) = found(large, uses=uses, limit=2048, tokens=(64, 1024))
     assert str(error) == (
-        "rows.jsonl:1: its 2 pictures leave no room for its text: up to 1024 tokens each, in a max_seq_length of 2048"
+        "rows.jsonl:1: its 2 pictures leave no room for its text in a max_seq_length of 2048"
     )
-    assert error.hint == "set image_tokens: [64, 944], or a max_seq_length of 2240"
+    assert error.hint == (
+        "set image_tokens: [64, 944], or a max_seq_length of 2240 for the 2048 tokens of this row's pictures"
+    )
     assert found(large, uses=uses, limit=2048, tokens=(64, 944)) == []
     assert found(large, uses=uses, limit=2240, tokens=(64, 1024)) == []
     assert found(row((1024, 1024)), uses=uses, limit=2048, tokens=(64, 1024)) == []
@@ -82,9 +84,25 @@ def test_pictures_are_counted_by_their_size(row: Row) -> None:
 
 def test_without_a_bound_of_its_own_a_picture_is_as_large_as_the_model_takes_it(row: Row) -> None:
     (error,) = found(row((4032, 3024)), limit=2048, tokens=None)
-    assert "its picture leaves no room for its text: up to 16384 tokens, in a max" in str(error)
+    assert "its picture leaves no room for its text in a max" in str(error)
     assert found(row((640, 480)), limit=2048, tokens=None) == []
     assert found(row((4032, 3024)), limit=None, tokens=None) == []
+
+
+def test_advice_is_of_what_the_pictures_take_not_of_what_they_might(row: Row) -> None:
+    """1600 x 1600 pixels are 50 x 50 tokens, of the 16384 that the model would take."""
+    (error,) = found(row((1600, 1600)), limit=2048, tokens=None)
+    assert error.hint == (
+        "set image_tokens: [64, 1904], or a max_seq_length of 2688 for the 2500 tokens of this row's picture"
+    )
+    assert found(row((1600, 1600)), limit=2688, tokens=None) == []
+    assert found(row((1600, 1600)), limit=2048, tokens=(64, 1904)) == []
+
+
+def test_rows_whose_pictures_differ_are_wrong_alike(row: Row) -> None:
+    (one,) = found(row((1600, 1600)), limit=2048, tokens=None)
+    (other,) = found(row((4032, 3024)), limit=2048, tokens=None)
+    assert str(one) == str(other)
 
 
 def test_a_completion_needs_its_room(row: Row) -> None:
