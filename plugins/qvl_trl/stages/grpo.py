@@ -19,7 +19,7 @@ from qvl_run.settings import StageSettings
 from qvl_run.spec.batch import AUTO, SAMPLED
 from qvl_trl.memory.estimate import estimate
 from qvl_trl.stages.common import check_common, optimizer_steps
-from qvl_trl.stages.pictures import check_pictures
+from qvl_trl.stages.pictures import check_budget, check_pictures
 from qvl_trl.step import step_rows
 
 _BATCH = (
@@ -142,7 +142,8 @@ class GrpoStage:
         return estimate(settings, optimizer_steps=steps)
 
     def check(self, settings: StageSettings) -> Iterable[Finding]:
-        """See `check_common`; and steps must hold whole groups, rewards must exist."""
+        """See `check_common`; and steps must hold whole groups, rewards must exist, and a completion must have room
+        beside a prompt and the largest picture."""
         yield from check_common(settings)
         training, options = settings.training, settings.options
         rows, group = step_rows(settings), options["num_generations"]
@@ -152,12 +153,14 @@ class GrpoStage:
                 f"{group} completions a prompt do not fill a step of {rows} rows, the global batch: "
                 "num_generations must divide that",
             )
-        limit = training.max_seq_length
-        if limit is not None and options["max_completion_length"] >= limit:
+        limit, room = training.max_seq_length, options["max_completion_length"]
+        if limit is not None and room >= limit:
             yield Finding(
                 "with.max_completion_length",
                 f"leaves no room for a prompt within training.max_seq_length {limit}",
             )
+        else:
+            yield from check_budget(settings, room=room)
         for entry in options["rewards"]:
             yield from _check_reward(entry, at="with.rewards")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qvl_run.contract import DataError, Example
+from qvl_run.contract import DataError, Example, Finding
 from qvl_run.settings import ModelSettings, StageSettings
 from qvl_trl import images
 from qvl_trl.models.architecture import KNOWN
@@ -23,27 +23,49 @@ TEXT = 128
 """Tokens of question and answer that advice leaves room for."""
 
 
+def check_budget(settings: StageSettings, *, room: int) -> Iterator[Finding]:
+    """That the largest picture which the settings name fits as `check_pictures` asks: rows may have smaller ones."""
+    limit, bounds = settings.training.max_seq_length, settings.model.image_tokens
+    if limit is None or bounds is None or not _spare(limit, room, count=1) < bounds[1] < limit:
+        return
+    yield Finding(
+        "model.image_tokens training.max_seq_length",
+        f"a picture of {bounds[1]} tokens leaves no room for {_beside(room)} in a max_seq_length of {limit}: "
+        "a row with one is refused",
+        _advice(1, bounds, limit=limit, room=max(room, TEXT)),
+        severity="warning",
+    )
+
+
 def check_pictures(settings: StageSettings, example: Example, *, room: int) -> Iterator[DataError]:
     """That the pictures of `example` do not fit `max_seq_length` beside a question of one token and `room` more."""
     limit, bounds = settings.training.max_seq_length, bounds_of(settings.model)
     if limit is None or bounds is None:
         return
     most, count = bounds[1], len(example.images)
-    spare = limit - room - TEMPLATE - AROUND * count - 1
+    spare = _spare(limit, room, count=count)
     if count * most <= spare:
         return
     sizes = (images.size(image, source=example.source) for image in example.images)
     if sum(images.tokens(*size, bounds=bounds) for size in sizes) <= spare:
         return
     pictures = "its picture leaves" if count == 1 else f"its {count} pictures leave"
-    beside = "its text" if room == 1 else f"its text and a completion of {room} tokens"
     each = "" if count == 1 else " each"
     yield DataError(
-        f"{pictures} no room for {beside}: up to {most} tokens{each}, "
+        f"{pictures} no room for {_beside(room)}: up to {most} tokens{each}, "
         f"in a max_seq_length of {limit}",
         source=example.source,
         hint=_advice(count, bounds, limit=limit, room=max(room, TEXT)),
     )
+
+
+def _spare(limit: int, room: int, *, count: int) -> int:
+    """Tokens that are left to `count` pictures."""
+    return limit - room - TEMPLATE - AROUND * count - 1
+
+
+def _beside(room: int) -> str:
+    return "its text" if room == 1 else f"its text and a completion of {room} tokens"
 
 
 def bounds_of(model: ModelSettings) -> tuple[int, int] | None:
