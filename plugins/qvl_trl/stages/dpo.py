@@ -17,7 +17,7 @@ from qvl_run.contract import (
 from qvl_run.settings import StageSettings
 from qvl_trl.memory.estimate import estimate
 from qvl_trl.stages.common import check_common, optimizer_steps
-from qvl_trl.stages.pictures import check_pictures
+from qvl_trl.stages.pictures import check_budget, check_pictures
 from qvl_trl.step import step_rows
 
 
@@ -75,8 +75,9 @@ class DpoStage:
         return estimate(settings, optimizer_steps=steps)
 
     def check(self, settings: StageSettings) -> Iterable[Finding]:
-        """See `check_common`; and label smoothing needs the loss that reads it."""
+        """As of `sft`; and label smoothing needs the loss that reads it."""
         yield from check_common(settings)
+        yield from check_budget(settings, room=1)
         if settings.options["label_smoothing"] and settings.options["loss_type"] != "sigmoid":
             yield Finding(
                 "with.label_smoothing",

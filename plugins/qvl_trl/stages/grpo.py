@@ -19,7 +19,7 @@ from qvl_run.settings import DataSettings, StageSettings
 from qvl_run.spec.batch import AUTO, SAMPLED
 from qvl_trl.memory.estimate import estimate
 from qvl_trl.stages.common import check_common, known_rows, optimizer_steps
-from qvl_trl.stages.pictures import check_pictures
+from qvl_trl.stages.pictures import check_budget, check_pictures
 from qvl_trl.step import step_prompts, step_rows, too_few_prompts
 
 _BATCH = (
@@ -142,7 +142,8 @@ class GrpoStage:
         return estimate(settings, optimizer_steps=steps)
 
     def check(self, settings: StageSettings) -> Iterable[Finding]:
-        """See `check_common`; and steps must hold whole groups, the rows must fill one, rewards must exist."""
+        """See `check_common`; and steps must hold whole groups, the rows must fill one, rewards must exist, and a
+        completion must have room beside a prompt and the largest picture."""
         yield from check_common(settings)
         training, options = settings.training, settings.options
         rows, group = step_rows(settings), options["num_generations"]
@@ -155,12 +156,14 @@ class GrpoStage:
         # Of a file without rows, what reads it says more.
         elif (n := known_rows(settings.data)) and (wrong := too_few_prompts(settings, n)):
             yield Finding(_few_at(settings.data, n), *wrong)
-        limit = training.max_seq_length
-        if limit is not None and options["max_completion_length"] >= limit:
+        limit, room = training.max_seq_length, options["max_completion_length"]
+        if limit is not None and room >= limit:
             yield Finding(
                 "with.max_completion_length",
                 f"leaves no room for a prompt within training.max_seq_length {limit}",
             )
+        else:
+            yield from check_budget(settings, room=room)
         for entry in options["rewards"]:
             yield from _check_reward(entry, at="with.rewards")
 

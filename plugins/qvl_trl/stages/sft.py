@@ -17,7 +17,7 @@ from qvl_run.contract import (
 from qvl_run.settings import StageSettings
 from qvl_trl.memory.estimate import estimate
 from qvl_trl.stages.common import check_common, optimizer_steps
-from qvl_trl.stages.pictures import check_pictures
+from qvl_trl.stages.pictures import check_budget, check_pictures
 from qvl_trl.step import step_rows
 
 
@@ -40,8 +40,9 @@ class SftStage:
         return estimate(settings, optimizer_steps=steps)
 
     def check(self, settings: StageSettings) -> Iterable[Finding]:
-        """See `check_common`."""
-        return check_common(settings)
+        """See `check_common`; and the largest picture must leave room for a token of the answer."""
+        yield from check_common(settings)
+        yield from check_budget(settings, room=1)
 
     def check_row(self, settings: StageSettings, example: Example) -> Iterable[DataError]:
         """Its pictures must leave room for a token of the answer."""

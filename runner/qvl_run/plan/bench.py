@@ -14,6 +14,9 @@ from qvl_run.recovery.ladder import Changes
 from qvl_run.spec.batch import MICRO, STEPS
 from qvl_run.spec.job import StageSpec
 
+CHECKPOINTING = "training.gradient_checkpointing"
+_MICRO, _STEPS = f"training.{MICRO}", f"training.{STEPS}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
@@ -55,14 +58,16 @@ class Bench:
     def lowest(self, spec: StageSpec) -> int | None:
         """Bytes of `peak` at the split that needs least, where it is open: rows one by one, or all of a step at once,
         between whose batches no gradients stay."""
-        micro, steps = f"training.{MICRO}", f"training.{STEPS}"
-        whole = (
-            spec.training.per_device_train_batch_size * spec.training.gradient_accumulation_steps
-        )
-        tried = [spec]
-        if {micro, steps} <= spec.auto:
-            tried = [filled(spec, {micro: n, steps: whole // n}) for n in {1, whole}]
-        return min((n for one in tried if (n := self.need(one)) is not None), default=None)
+        open_to = {_MICRO, _STEPS} <= spec.auto
+        return self._lowest(_extremes(spec) if open_to else [spec])
+
+    def floor(self, spec: StageSpec) -> int | None:
+        """Bytes of `peak` with batches as small as they get and gradient checkpointing on, whatever the job says of
+        them: where recovery ends that leaves the result as it is."""
+        return self._lowest(_extremes(filled(spec, {CHECKPOINTING: True})))
+
+    def _lowest(self, specs: Iterable[StageSpec]) -> int | None:
+        return min((n for one in specs if (n := self.need(one)) is not None), default=None)
 
     def measured_need(self, spec: StageSpec) -> int | None:
         """Bytes of `measuring`."""
@@ -91,6 +96,13 @@ class Bench:
     def fit(self, specs: Iterable[StageSpec]) -> bool:
         """Whether none of `specs` is known not to fit."""
         return not any(self.over(spec) for spec in specs)
+
+
+def _extremes(spec: StageSpec) -> list[StageSpec]:
+    """`spec` with rows one by one, and with all of a step at once."""
+    training = spec.training
+    whole = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    return [filled(spec, {_MICRO: n, _STEPS: whole // n}) for n in {1, whole}]
 
 
 def in_ram(needs: Estimate, room: int) -> bool:

@@ -4,17 +4,19 @@ Both change what is learnt from, so a chain has one of each: a stage whose job s
 leave it open, where the chain says one thing only. Preferred is the better result: unquantized weights before large
 images (judged at the smallest budget), then the largest image budget. Memory is judged with every further `auto` at its
 least: the split that needs least, gradient checkpointing on, one row sampled at a time. Where not all stages of a chain
-fit unquantized, quantized is what makes more of them fit, or as many with a lower peak.
+fit unquantized, 4 bits are taken: unless that makes fewer of them fit, or needs more once batches are as small as they
+get.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from qvl_run.plan import vram
 from qvl_run.plan.bench import Bench, filled
 from qvl_run.plan.decide import Decision
+from qvl_run.plan.faults import adds_none
 from qvl_run.spec.job import StageSpec
 from qvl_run.units import show_unlike
 
@@ -24,6 +26,7 @@ BUDGETS = (1024, 768, 512, 384, 256)
 """Most tokens of an image, best first; 1024 are about 1024 x 1024 pixels."""
 LEAST = 64
 """Least tokens of an image: one of 256 x 256 pixels."""
+_SMALL = " with the smallest batches and gradient checkpointing"
 NO_GPU = "no GPU whose memory it would be fitted to"
 UNKNOWN = "the default: what it needs of GPU memory cannot be told"
 
@@ -50,15 +53,8 @@ def quantization(line: Sequence[StageSpec], bench: Bench) -> Decision | None:
         return _quantized("none", "without LoRA the weights themselves are trained")
     if len(said) == 1:
         return _quantized(said.pop(), "as the other stages of the chain say")
-    smallest = _smallest(line)
-    whole, packed = (
-        {
-            spec.name: need
-            for spec in map(smallest, mine)
-            if (need := bench.lowest(filled(spec, {QUANTIZATION: value}))) is not None
-        }
-        for value in ("none", "nf4")
-    )
+    smallest = [_smallest(line)(spec) for spec in mine]
+    whole, packed = (_needs(smallest, value, bench.lowest) for value in ("none", "nf4"))
     if not whole:
         return _by_weights(mine, bench)
     most = max(whole, key=lambda name: whole[name])
@@ -68,19 +64,44 @@ def quantization(line: Sequence[StageSpec], bench: Bench) -> Decision | None:
     there = f"unquantized, {most} needs {vram.against(whole[most], bench.room)}"
     if not packed:
         return _quantized("none", there)
+    floors = [_needs(smallest, value, bench.floor) for value in ("none", "nf4")]
+    unquantized, quantized = (
+        _judged(as_written.values(), floor.values(), bench.room)
+        for as_written, floor in zip((whole, packed), floors, strict=True)
+    )
+    if quantized < unquantized:
+        return _quantized("nf4", there + _even_so(packed, floors[1], bench.room))
+    if quantized[:2] == unquantized[:2]:
+        return _quantized("none", f"{there}, but nf4 would need no less{_SMALL}")
+    return _quantized("none", f"{there}, but fewer stages would fit with nf4")
+
+
+def _needs(
+    specs: Iterable[StageSpec], value: str, need: Callable[[StageSpec], int | None]
+) -> dict[str, int]:
+    """What each of `specs` needs, held as `value`, by name; without those of which it cannot be told."""
+    found = {spec.name: need(filled(spec, {QUANTIZATION: value})) for spec in specs}
+    return {name: size for name, size in found.items() if size is not None}
+
+
+def _judged(
+    as_written: Collection[int], floors: Collection[int], room: int
+) -> tuple[int, int, int]:
+    """The less the better: how many stages recovery cannot make fit without changing the result, how many do not fit to
+    begin with, then the largest at its smallest batches."""
+    stuck, over = (sum(need > room for need in needs) for needs in (floors, as_written))
+    return stuck, over, max(floors)
+
+
+def _even_so(packed: Mapping[str, int], floors: Mapping[str, int], room: int) -> str:
+    """What of a chain in 4 bits does not fit all the same."""
     worst = max(packed, key=lambda name: packed[name])
-    needs = show_unlike(packed[worst], bench.room)[0]
-    if _judged(packed.values(), bench.room) < _judged(whole.values(), bench.room):
-        rest = f"; even with nf4, {worst} does not fit: it needs {needs}"
-        return _quantized("nf4", there + (rest if packed[worst] > bench.room else ""))
-    if packed[worst] < whole[most]:
-        return _quantized("none", f"{there}, but fewer stages would fit with nf4")
-    return _quantized("none", f"{there}, but nf4 would need no less")
-
-
-def _judged(needs: Collection[int], room: int) -> tuple[int, int]:
-    """The less the better: how many of `needs` are too much, then the largest."""
-    return sum(need > room for need in needs), max(needs)
+    if packed[worst] <= room:
+        return ""
+    text = f"; even with nf4, {worst} does not fit: it needs {show_unlike(packed[worst], room)[0]}"
+    if floors[worst] < packed[worst]:
+        text += f", {show_unlike(floors[worst], room)[0]}{_SMALL}"
+    return text
 
 
 def images(line: Sequence[StageSpec], bench: Bench) -> tuple[Any, Decision] | None:
@@ -101,8 +122,10 @@ def images(line: Sequence[StageSpec], bench: Bench) -> tuple[Any, Decision] | No
             return _budget(None, unknown(mine[0], bench))
         if need <= bench.room:
             if most == open_to[0]:
-                larger = "half of max_seq_length" if most < BUDGETS[0] else "the most that is tried"
-                larger += f": {vram.of(need, bench.room)} at the least micro-batch"
+                why = "leaves room for the text" if most < BUDGETS[0] else "is tried"
+                larger = (
+                    f"the most that {why}: {vram.of(need, bench.room)} at the least micro-batch"
+                )
             return _budget(bounds(most), larger)
         if most == open_to[-1]:
             rule = f"does not fit: even {most} tokens need {vram.against(need, bench.room)}"
@@ -118,10 +141,17 @@ def unknown(spec: StageSpec, bench: Bench) -> str:
 
 
 def candidates(specs: Iterable[StageSpec]) -> tuple[int, ...]:
-    """Image budgets that leave half of `max_seq_length` to the text, best first; that half where it is smaller yet."""
+    """Image budgets that leave half of `max_seq_length` to the text, and to what else the stages say must have room,
+    best first; the largest share of that half which does where all of `BUDGETS` are larger."""
+    specs = list(specs)
+
+    def accepted(most: int) -> bool:
+        return all(adds_none(filled(spec, {IMAGES: bounds(most)}), before=spec) for spec in specs)
+
     lengths = [n for spec in specs if (n := spec.training.max_seq_length) is not None]
     half = min(lengths, default=2 * BUDGETS[0]) // 2
-    return tuple(most for most in BUDGETS if most <= half) or (half,)
+    usual = tuple(most for most in BUDGETS if most <= half and accepted(most))
+    return usual or (next((n for n in (half, half // 2, half // 4) if accepted(n)), half),)
 
 
 def bounds(most: int) -> list[int]:

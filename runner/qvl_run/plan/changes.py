@@ -148,18 +148,15 @@ def _images(spec: StageSpec) -> Iterator[Change]:
 
 
 def _length(spec: StageSpec) -> Iterator[Change]:
-    images, key = spec.model.get("image_tokens"), "training.max_seq_length"
+    key = "training.max_seq_length"
     for length in _halves(spec.training.max_seq_length or 0, SHORTEST):
-        if not images or images[1] < length:
-            yield Change(text=f"max_seq_length: {length}", at=key, made={key: length})
+        yield Change(text=f"max_seq_length: {length}", at=key, made={key: length})
 
 
 def _global_batch(spec: StageSpec) -> Iterator[Change]:
-    """The pictures of all its rows are on the GPU at once. Where there are groups, they stay whole."""
-    group = spec.options.get("num_generations", 1)
-    for rows in _halves(_split(spec)[1], group):
-        if rows % group == 0:
-            yield _rows(spec, rows)
+    """The pictures of all its rows are on the GPU at once."""
+    for rows in _halves(_split(spec)[1], 1):
+        yield _rows(spec, rows)
 
 
 def _rows(spec: StageSpec, rows: int) -> Change:
@@ -181,4 +178,5 @@ def _completions(spec: StageSpec) -> Iterator[Change]:
 
 
 def _option(name: str, value: int) -> Change:
-    return Change(text=f"{name}: {value}", at=f"with.{name}", options={name: value})
+    key = f"with.{name}"
+    return Change(text=f"{key}: {value}", at=key, options={name: value})

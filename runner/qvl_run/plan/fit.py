@@ -2,7 +2,8 @@
 
 Preferred is what gives the better result, then what is faster: unquantized weights, large images, no gradient
 checkpointing where that does not cost more than half of the micro-batch, a large micro-batch, many rows sampled at
-once. What a job says by hand stays, and the rest is fitted around it. Pure, and the same for the same job on the same
+once. What a job says by hand stays, and the rest is fitted around it; but for rows sampled at once, which the stage
+itself halves where they do not fit. Pure, and the same for the same job on the same
 machine: recovery's ladder begins where this ends. Where a stage cannot tell what it needs, or there is no GPU, `auto`
 is the default. Nothing here refuses anything: see `plan.misfit`.
 """
@@ -16,15 +17,14 @@ from typing import Any
 
 from qvl_run.hardware import Machine
 from qvl_run.plan import chain, decide, vram
-from qvl_run.plan.bench import Bench, filled
+from qvl_run.plan.bench import CHECKPOINTING, Bench, filled
 from qvl_run.plan.chain import NO_GPU
 from qvl_run.plan.decide import Decision
-from qvl_run.plan.descent import AT_ONCE
+from qvl_run.plan.descent import AT_ONCE, value_of
 from qvl_run.spec.batch import MICRO, SAMPLED, STEPS
 from qvl_run.spec.job import Job, StageSpec
 from qvl_run.units import show_unlike
 
-CHECKPOINTING = "training.gradient_checkpointing"
 OPTIM = "training.optim"
 _MICRO, _STEPS = f"training.{MICRO}", f"training.{STEPS}"
 
@@ -44,6 +44,7 @@ Fits = Mapping[str, Fitted]
 def fit(job: Job, machine: Machine) -> Fits:
     """The stages of `job` on `machine`."""
     bench, found = Bench(machine=machine), dict[str, Fitted]()
+    at_once = {spec.name: value_of(spec, AT_ONCE) for spec in job.stages}
     for line in chain.chains(job.stages):
         shared: dict[str, list[Decision]] = {spec.name: [] for spec in line}
         line = [filled(spec, _begun(spec, bench)) for spec in line]
@@ -52,7 +53,7 @@ def fit(job: Job, machine: Machine) -> Fits:
         if budget := chain.images(line, bench):
             line = [_with(spec, chain.IMAGES, *budget, shared) for spec in line]
         for spec in line:
-            found[spec.name] = _fitted(spec, bench, shared[spec.name])
+            found[spec.name] = _fitted(spec, bench, shared[spec.name], at_once[spec.name])
     return {spec.name: found[spec.name] for spec in job.stages}
 
 
@@ -64,9 +65,9 @@ def fitted(job: Job, machine: Machine, *, only: str | None = None) -> Job:
 
 def _begun(spec: StageSpec, bench: Bench) -> dict[str, Any]:
     """What the others are judged with: the optimizer, which asks for no memory to be there while what is there depends
-    on it, and the least that can be sampled at once."""
-    values: dict[str, Any] = {OPTIM: _optim(spec, bench).value, AT_ONCE: 1}
-    return {key: value for key, value in values.items() if key in spec.auto}
+    on it, and the least that can be sampled at once, also where more is written."""
+    optim = {OPTIM: _optim(spec, bench).value} if OPTIM in spec.auto else {}
+    return optim if value_of(spec, AT_ONCE) is None else {**optim, AT_ONCE: 1}
 
 
 def _with(
@@ -78,7 +79,8 @@ def _with(
     return filled(spec, {key: value})
 
 
-def _fitted(spec: StageSpec, bench: Bench, shared: list[Decision]) -> Fitted:
+def _fitted(spec: StageSpec, bench: Bench, shared: list[Decision], at_once: Any) -> Fitted:
+    """`at_once` is what the job says of the rows that are sampled at once; None for a stage that samples none."""
     decisions = list(decide.capability_decisions(spec, bench.machine)) + shared
     if CHECKPOINTING in spec.auto:
         spec, decision = _checkpointing(spec, bench)
@@ -90,6 +92,8 @@ def _fitted(spec: StageSpec, bench: Bench, shared: list[Decision]) -> Fitted:
     if AT_ONCE in spec.auto:
         spec, decision = _sampled(spec, bench)
         decisions.append(decision)
+    elif at_once is not None:
+        spec = filled(spec, {AT_ONCE: at_once})
     return Fitted(spec=spec, decisions=tuple(decisions))
 
 

@@ -1,10 +1,14 @@
-"""Changes that would make a stage fit: which are enough, alone or together, by trying them. Pure."""
+"""Changes that would make a stage fit: which are enough, alone or together, by trying them. Pure.
+
+None is told that makes settings which the stage's own check has something against.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
 from qvl_run.plan.changes import Change, Kind, kinds
+from qvl_run.plan.faults import adds_none
 from qvl_run.spec.job import StageSpec
 
 SHOWN = 3
@@ -18,7 +22,7 @@ def enough(spec: StageSpec, over: Over, *, gpu: bool) -> list[Change]:
     """The first few changes of which each alone is enough, those first that cost the result least."""
     found: list[Change] = []
     for kind in kinds(gpu=gpu):
-        one = next((one for one in kind(spec) if not over(one.on(spec))), None)
+        one = next((one for one in _levels(kind, spec) if not over(one.on(spec))), None)
         if one is not None and not any(known.within(one) for known in found):
             found.append(one)
     return found[:SHOWN]
@@ -32,11 +36,12 @@ def together(spec: StageSpec, over: Over, *, gpu: bool) -> list[Change]:
     return _together(spec, every, over) or _together(spec, every[1:], over)
 
 
-def _together(spec: StageSpec, every: Iterable[Kind], over: Over) -> list[Change]:
+def _together(spec: StageSpec, every: Sequence[Kind], over: Over) -> list[Change]:
     made: list[tuple[Change, ...]] = []
     at = spec
-    for kind in every:
-        if levels := tuple(kind(at)):
+    # Twice: shorter completions leave room for shorter rows.
+    for kind in (*every, *every):
+        if levels := _levels(kind, at):
             at = levels[-1].on(at)
             made.append(levels)
         if levels and not over(at):
@@ -49,7 +54,7 @@ def _least(spec: StageSpec, made: Sequence[tuple[Change, ...]], over: Over) -> l
 
     def enough_with(changes: Iterable[Change]) -> bool:
         changed = _all_on(spec, changes)
-        return _possible(changed) and not over(changed)
+        return _accepted(changed, before=spec) and not over(changed)
 
     kept = {i: levels[-1] for i, levels in enumerate(made)}
     before: dict[int, Change] = {}
@@ -73,9 +78,16 @@ def _all_on(spec: StageSpec, changes: Iterable[Change]) -> StageSpec:
     return spec
 
 
-def _possible(spec: StageSpec) -> bool:
-    """Whether its image is shorter than its row, and what is quantized is not trained."""
+def _levels(kind: Kind, spec: StageSpec) -> tuple[Change, ...]:
+    """The changes of `kind` that can be made to `spec`."""
+    return tuple(one for one in kind(spec) if _accepted(one.on(spec), before=spec))
+
+
+def _accepted(spec: StageSpec, *, before: StageSpec) -> bool:
+    """Whether its image is shorter than its row, what is quantized is not trained, and the stage has nothing against it
+    that it had not `before`."""
     images, length = spec.model.get("image_tokens"), spec.training.max_seq_length
     quantized = spec.model.get("quantization", "none") != "none"
     shorter = not images or length is None or images[1] < length
-    return shorter and not (quantized and spec.model.get("lora", {}) is None)
+    possible = shorter and not (quantized and spec.model.get("lora", {}) is None)
+    return possible and adds_none(spec, before=before)

@@ -145,7 +145,8 @@ _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Two names of one thing; the older still holds."""
 # OpenMP's threads wait for each other by spinning, and take the cores from whoever else computes and does the same. On
 # two cores a step of the quickstart took 0.075 s alone, with this or the default of 300000; two runs side by side took
-# 0.18 s a step each with this, 0.5 to 2 s without. Where threads sleep at once it took 0.13 s alone.
+# 0.18 s a step each with this, 0.5 to 2 s without (`benchmarks/side_by_side.py`). Where threads sleep at once, as
+# `OMP_WAIT_POLICY: PASSIVE` has it, it took 0.13 s alone.
 _SPINS = "1000"
 _SPINNING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """The one is said for as long as the other is not."""

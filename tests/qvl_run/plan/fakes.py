@@ -23,16 +23,18 @@ IMAGES = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class Formula:
-    """GiB. A row of 1024 tokens needs `row` with gradient checkpointing and `row` * `without` without; each 1024 tokens
-    of an image `image` more. A full fine-tune needs `state` for its optimizer, in 8 bits a quarter; adapters of rank 16
-    `adapters`. `more` by stage. Between the batches of a step `gradients` stay. A row that is sampled needs `sampled`
-    beside the weights, an answer of the evaluation `answer`, a held-out row `held_out`.
+    """GiB. A row of 1024 tokens needs `row` with gradient checkpointing and `row` * `without` without; over packed
+    weights `row` * `kept_packed`, where that is set. Each 1024 tokens of an image need `image` more. A full fine-tune
+    needs `state` for its optimizer, in 8 bits a quarter; adapters of rank 16 `adapters`. `more` by stage. Between the
+    batches of a step `gradients` stay. A row that is sampled needs `sampled` beside the weights, an answer of the
+    evaluation `answer`, a held-out row `held_out`.
     With `bounded` False nothing is known but what no row changes."""
 
     weights: float = 4.0
     packed: float = 1.5
     row: float = 1.0
     without: float = 3.0
+    kept_packed: float = 0.0
     image: float = 0.0
     state: float = 8.0
     adapters: float = 0.0
@@ -49,7 +51,8 @@ class Formula:
         rows = training.per_device_train_batch_size
         length = (training.max_seq_length or 1024) / 1024
         tokens = model.image_tokens[1] if model.image_tokens else IMAGES
-        kept = 1.0 if training.gradient_checkpointing else self.without
+        packed = self.kept_packed if model.quantization != "none" else 0.0
+        kept = 1.0 if training.gradient_checkpointing else packed or self.without
         state = self.state / (4 if training.optim == "adamw_8bit" else 1)
         if model.lora:
             state = self.adapters * model.lora.r / 16

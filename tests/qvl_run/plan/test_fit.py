@@ -358,6 +358,73 @@ def test_how_many_are_sampled_at_once_stays_as_written_and_is_no_part_of_the_res
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("room", [20.0, 9.0, 6.6])
+def test_more_rows_at_once_than_fit_cost_nothing_else_where_they_are_written(
+    job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, room: float
+) -> None:
+    """The stage samples fewer by itself."""
+    needing(monkeypatch, Formula(sampled=0.5, image=0.5))
+    split = "global_batch_size: 64, gradient_checkpointing: auto"
+    by_hand = fit(grpo(job_file, split, f"{SAMPLED}: 64"), gpu_with(room))["grpo"]
+    left_open = fit(grpo(job_file, split), gpu_with(room))["grpo"]
+    assert by_hand.spec.options[SAMPLED] == 64
+    assert by_hand.spec.training == left_open.spec.training
+    assert by_hand.spec.model == left_open.spec.model
+    others = [one for one in left_open.decisions if one.name != SAMPLED]
+    assert list(by_hand.decisions) == others
+    assert int(chosen(by_hand)[MICRO]) > 1
+
+
+@pytest.mark.parametrize(
+    ("length", "completion", "budgets"),
+    [
+        (1024, 200, (512, 384, 256)), (1024, 600, (384, 256)), (1024, 700, (256,)), (512, 256, (128,)),
+        (512, 500, (256,)),
+    ],
+)  # fmt: skip
+def test_images_leave_room_for_a_completion(
+    job_file: Callable[..., Path], length: int, completion: int, budgets: tuple[int, ...]
+) -> None:
+    job = grpo(job_file, "global_batch_size: 8", f"max_completion_length: {completion}")
+    (spec,) = job.stages
+    spec = replace(spec, training=replace(spec.training, max_seq_length=length))
+    assert candidates([spec]) == budgets
+
+
+# 4 GiB of weights and 8 rows at 3 GiB each; in 4 bits 1.5.
+@pytest.mark.parametrize(
+    ("formula", "room", "value", "why"),
+    [
+        (
+            Formula(), 8, "nf4",
+            "; even with nf4, sft does not fit: it needs 25.5 GiB, 2.5 GiB with the smallest batches and gradient "
+            "checkpointing",
+        ),
+        (
+            Formula(kept_packed=4.0), 8, "nf4",
+            "; even with nf4, sft does not fit: it needs 33.5 GiB, 2.5 GiB with the smallest batches and gradient "
+            "checkpointing",
+        ),
+        (
+            Formula(packed=4.0), 8, "none",
+            ", but nf4 would need no less with the smallest batches and gradient checkpointing",
+        ),
+        (
+            Formula(more={"sft": -1.0, "dpo": 30.0}, kept_packed=9.0), 27.5, "none",
+            ", but fewer stages would fit with nf4",
+        ),
+    ],
+)  # fmt: skip
+def test_weights_are_packed_by_what_batches_come_to_where_those_written_are_too_large(
+    made: Made, monkeypatch: pytest.MonkeyPatch, formula: Formula, room: float, value: str, why: str
+) -> None:
+    needing(monkeypatch, formula)
+    written = ", per_device_train_batch_size: 8, gradient_accumulation_steps: 1, gradient_checkpointing: false"
+    fitted = fit(made(", quantization: auto", written), gpu_with(room))["sft"]
+    assert chosen(fitted)["quantization"] == value
+    assert rule(fitted, "quantization").endswith(f" GiB are there{why}")
+
+
 # 4 GiB of weights, 1 a row, 5 of gradients between the batches of a step.
 @pytest.mark.parametrize(
     ("room", "micro", "why"),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from qvl_run import plugins
 from qvl_run.plan import remedy
 from qvl_run.plan.bench import Bench
 from qvl_run.plan.fit import fitted
 from qvl_run.spec.job import StageSpec
 from qvl_run.spec.load import load_job
+from qvl_run.spec.resolve import provisional_settings
 from tests.qvl_run.plan.fakes import Formula, gpu_with, needing
 
 JOB = """
@@ -95,7 +98,7 @@ def test_fewer_rows_are_sampled_at_once_before_anything_that_changes_the_result(
 ) -> None:
     by_hand = "grpo, with: {generation_micro_batch_size: 16}"
     spec, bench = asked(6.5, Formula(sampled=0.5), training=", global_batch_size: 16", uses=by_hand)
-    assert alone(spec, bench)[0] == "generation_micro_batch_size: 4"
+    assert alone(spec, bench)[0] == "with.generation_micro_batch_size: 4"
     assert not any("num_generations" in one for one in alone(spec, bench))
 
 
@@ -141,3 +144,42 @@ def test_a_smaller_micro_batch_that_needs_more_keeps_nothing_from_being_found(as
     groups = "grpo, with: {num_generations: 2}"  # which a smaller global batch would break
     spec, bench = asked(4.2, formula, training=by_hand, uses=groups)
     assert all_of(spec, bench) == ["quantization: nf4", "max_seq_length: 1024"]
+
+
+@pytest.mark.parametrize(
+    ("completion", "shortest"), [(100, 512), (256, 1024), (512, 1024), (700, 1024)]
+)
+def test_rows_stay_long_enough_for_a_prompt_with_its_picture_and_a_completion(
+    asked: Asked, completion: int, shortest: int
+) -> None:
+    uses = f"grpo, with: {{max_completion_length: {completion}}}"
+    spec, _ = asked(99, Formula(), model=", image_tokens: [64, 256]", uses=uses)
+
+    (one,) = remedy.enough(spec, partial(_longer_than, shortest), gpu=True)
+    assert one.text == f"max_seq_length: {shortest}"
+    assert remedy.enough(spec, partial(_longer_than, shortest // 2), gpu=True) == []
+
+
+def _longer_than(length: int, spec: StageSpec) -> bool:
+    return (spec.training.max_seq_length or 0) > length
+
+
+def test_shorter_completions_leave_room_for_shorter_rows(asked: Asked) -> None:
+    uses = "grpo, with: {max_completion_length: 700}"
+    spec, _ = asked(99, Formula(), model=", image_tokens: [64, 256]", uses=uses)
+    found = remedy.together(spec, partial(_longer_than, 512), gpu=True)
+    assert [one.text for one in found] == [
+        "with.max_completion_length: 175",
+        "max_seq_length: 512",
+    ]
+
+
+@pytest.mark.parametrize("completion", [256, 512, 700])
+def test_what_is_told_is_what_the_stage_has_nothing_against(asked: Asked, completion: int) -> None:
+    uses = f"grpo, with: {{max_completion_length: {completion}}}"
+    formula = Formula(row=0.7, image=0.4)
+    spec, bench = asked(2.3, formula, model=", image_tokens: [64, 768]", uses=uses)
+    assert all_of(spec, bench)
+    for one in remedy.together(spec, bench.over, gpu=True):
+        spec = one.on(spec)
+    assert list(plugins.stage("grpo").check(provisional_settings(spec))) == []

@@ -112,3 +112,21 @@ def test_a_completion_needs_its_room(row: Row) -> None:
     assert (
         found(example, uses="grpo", limit=1200, tokens=(64, 848), max_completion_length=200) == []
     )
+
+
+@pytest.mark.parametrize(
+    ("uses", "options", "limit", "most"),
+    [("grpo", {"max_completion_length": 256}, 512, 245), ("sft", {}, 512, 500), ("dpo", {}, 64, 52)],
+)  # fmt: skip
+def test_settings_whose_largest_picture_would_be_refused_are_warned_of(
+    row: Row, uses: str, options: dict[str, Any], limit: int, most: int
+) -> None:
+    large = row((32 * 1000, 32))  # scaled down to what is admitted
+    for tokens in ((1, most), (1, most + 1)):
+        model = ModelSettings(name="Qwen/Qwen3-VL-2B-Instruct", image_tokens=tokens)
+        settings = replace(stage_settings(uses, model=model, options=options), max_seq_length=limit)
+        warned = list(plugins.stage(uses).check(settings))
+        assert [one.severity for one in warned] == ["warning"] * (tokens[1] > most)
+        assert not warned or f"a picture of {tokens[1]} tokens leaves no room" in warned[0].message
+        if not warned:
+            assert found(large, uses=uses, limit=limit, tokens=tokens, **options) == []
