@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from qvl_run.plan.faults import adds_none
 from qvl_run.recovery import ladder
 from qvl_run.recovery.rules import Policy
 from qvl_run.settings import LoraSettings
@@ -84,7 +86,8 @@ def descent(
             break
         if len(rungs) == most:
             return None
-        rung = ladder.next_step(at, rule.adapt, section=section, needs=needs)
+        accepts = partial(adds_none, before=at)
+        rung = ladder.next_step(at, rule.adapt, section=section, needs=needs, accepts=accepts)
         if rung is None:
             return None
         at = ladder.apply(at, rung.changes)

@@ -31,6 +31,8 @@ Changes = Mapping[str, Any]
 """Dotted keys below a stage, such as `training.per_device_train_batch_size`, with their new values."""
 Needs = Callable[[StageSpec], int | None]
 """Bytes that a stage is predicted to need; None where that cannot be told."""
+Accepts = Callable[[StageSpec], bool]
+"""Whether a stage can run like that."""
 
 _MICRO = "training.per_device_train_batch_size"
 _ACCUMULATION = "training.gradient_accumulation_steps"
@@ -63,10 +65,11 @@ def next_step(
     *,
     section: str | None = None,
     needs: Needs = lambda _: None,
+    accepts: Accepts = lambda _: True,
 ) -> Step | None:
     """The next rung for `spec`, as it was run last and failed in `section`; None where nothing is left that is
-    `allowed`. One that `needs` more than `spec` does is none. As much is no reason: the peak of another moment hides
-    what a rung saves in this one."""
+    `allowed`. One that `needs` more than `spec` does is none, nor one that leads to what is not accepted. As much is no
+    reason: the peak of another moment hides what a rung saves in this one."""
     if not holds_batches(section):
         return None
     most = needs(spec)
@@ -74,8 +77,9 @@ def next_step(
         if rung == "eval_batch" and section != "eval":
             continue
         for step in _STEPS[rung](spec):
-            need = needs(apply(spec, step.changes))
-            if most is None or need is None or need <= most:
+            after = apply(spec, step.changes)
+            need = needs(after)
+            if (most is None or need is None or need <= most) and accepts(after):
                 return step
     return None
 

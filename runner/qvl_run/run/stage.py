@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from qvl_run.checkpoints.manifest import Broken
 from qvl_run.plan.bench import Bench
+from qvl_run.plan.faults import adds_none
 from qvl_run.plan.make import Choices
 from qvl_run.plan.plan import StagePlan
 from qvl_run.recovery import budget, ladder
@@ -175,7 +177,10 @@ class StageRun:
         bench = Bench(machine=self.session.machine)
         needs = bench.measured_need if failure.section == "eval" else bench.need
         rule = self.session.job.recovery.rule(failure.failure)
-        return ladder.next_step(spec, rule.adapt, section=failure.section, needs=needs)
+        accepts = partial(adds_none, before=spec)
+        return ladder.next_step(
+            spec, rule.adapt, section=failure.section, needs=needs, accepts=accepts
+        )
 
     def _spend(
         self, key: str, failure: Failure, decision: budget.Decision, account: budget.Account

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,18 @@ stages:
     data: {format: spatial_scenes}
     eval_data: {format: spatial_scenes, with: {seed: 5}}
 evaluation: {batch_size: 1, data: {format: spatial_scenes, with: {seed: 5}}}
+"""
+LONG = """
+version: 1
+name: demo
+model: {name: qvl-tiny}
+training: {max_seq_length: 1024, per_device_train_batch_size: 4, gradient_accumulation_steps: 1}
+stages:
+  grpo:
+    uses: grpo
+    data: {format: spatial_scenes}
+    with: {num_generations: 4, max_completion_length: 600, rewards: [exact_answer]}
+recovery: {rules: [{on: [oom], adapt: [max_seq_length]}]}
 """
 MICRO = "training.per_device_train_batch_size"
 
@@ -58,3 +71,19 @@ def test_a_split_that_needs_more_where_it_failed_is_passed_over(
     step = StageRun(session=session, spec=spec, upstream=None)._rung(spec, failure)
     assert step is not None
     assert step.changes[MICRO] == micro
+
+
+def test_a_row_is_made_no_shorter_than_its_completion_needs(
+    job_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needing(monkeypatch, Formula())
+    job = load_job(job_file(LONG))
+    session: Any = SimpleNamespace(machine=gpu_with(3), job=job, failures={})
+    failure = Failure(failure="oom", message="out of memory", section="step")
+    (spec,) = job.stages
+    run = StageRun(session=session, spec=spec, upstream=None)
+    assert run._rung(spec, failure) is None
+    shorter = replace(spec, options={**spec.options, "max_completion_length": 100})
+    step = run._rung(shorter, failure)
+    assert step is not None
+    assert step.changes == {"training.max_seq_length": 512}
