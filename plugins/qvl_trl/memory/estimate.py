@@ -87,12 +87,17 @@ def estimate_merge(settings: StageSettings) -> Estimate:
     )
 
 
+def merged_precision(settings: StageSettings) -> Precision:
+    """What a merge's option `dtype` stands for."""
+    chosen = settings.options["dtype"]
+    if chosen == "auto":
+        chosen = settings.model.precision
+    return "fp16" if chosen == "fp16" else "bf16"
+
+
 def _merged_evaluation(settings: StageSettings, sizes: Architecture) -> Peak | None:
     """Of the merged model, in 16 bit: as of a policy whose adapter, optimizer and batch are not there."""
-    half: Precision = (
-        "fp16" if "fp16" in (settings.model.precision, settings.options["dtype"]) else "bf16"
-    )
-    model = replace(settings.model, quantization="none", precision=half)
+    model = replace(settings.model, quantization="none", precision=merged_precision(settings))
     training = replace(
         settings.training, per_device_train_batch_size=1, gradient_accumulation_steps=1
     )

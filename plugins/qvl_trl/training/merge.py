@@ -19,11 +19,10 @@ from peft.tuners.lora import LoraLayer
 
 from qvl_run.contract import Example, StageContext, StageError, StageResult
 from qvl_run.disk import LOCAL
-from qvl_run.settings import Precision, StageSettings
 from qvl_run.units import show_size
 from qvl_trl.downloads.watch import watched
 from qvl_trl.evaluation.answers import accuracy, need_answers
-from qvl_trl.memory.estimate import PROCESS
+from qvl_trl.memory.estimate import PROCESS, merged_precision
 from qvl_trl.policy.artifact import save_artifact, usage
 from qvl_trl.policy.load import load_policy
 from qvl_trl.policy.lora import is_adapter
@@ -53,7 +52,7 @@ def merge(ctx: StageContext) -> StageResult:
             questions = read_examples(evaluation.data, kind="prompt", cache=ctx.cache)
         need_answers(questions)
     ctx.progress("load")
-    model = replace(settings.model, quantization="none", precision=dtype(settings))
+    model = replace(settings.model, quantization="none", precision=merged_precision(settings))
     with watched(ctx):
         policy = load_policy(model, start=start, seed=settings.training.seed, place=_place)
     lost = rounding_loss(policy.model)
@@ -66,14 +65,6 @@ def merge(ctx: StageContext) -> StageResult:
     output = ctx.scratch / "final"
     save_artifact(policy, output)
     return StageResult(output=output, steps=0, measures=measures, usage=usage(policy))
-
-
-def dtype(settings: StageSettings) -> Precision:
-    """What the stage's option stands for."""
-    chosen: Precision | str = settings.options["dtype"]
-    if chosen == "auto":
-        return "fp16" if settings.model.precision == "fp16" else "bf16"
-    return "fp16" if chosen == "fp16" else "bf16"
 
 
 def rounding_loss(model: Any) -> float:

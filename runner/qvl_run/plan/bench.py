@@ -93,10 +93,6 @@ class Bench:
         peak, room = self.measuring(spec), self.room
         return peak is not None and room is not None and peak.total > room
 
-    def fit(self, specs: Iterable[StageSpec]) -> bool:
-        """Whether none of `specs` is known not to fit."""
-        return not any(self.over(spec) for spec in specs)
-
 
 def _extremes(spec: StageSpec) -> list[StageSpec]:
     """`spec` with rows one by one, and with all of a step at once."""

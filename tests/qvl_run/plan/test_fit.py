@@ -559,7 +559,7 @@ def test_what_is_chosen_fits_whenever_anything_does(
             all(any(not bench.over(spec) for spec in own) for own in stages)
             for stages in choices(job)
         )
-        assert bench.fit([fitted.spec for fitted in fits.values()]) == possible
+        assert possible != any(bench.over(fitted.spec) for fitted in fits.values())
         assert fit(job, machine) == fits
 
 

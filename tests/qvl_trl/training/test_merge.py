@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText
 from qvl_run import plugins
 from qvl_run.contract import StageError
 from qvl_run.settings import LoraSettings, ModelSettings, StageSettings
-from qvl_trl.memory.estimate import PROCESS
+from qvl_trl.memory.estimate import PROCESS, merged_precision
 from qvl_trl.policy.load import Policy, load_policy
 from qvl_trl.stages.merge import stage
 from qvl_trl.training import merge
@@ -117,7 +117,7 @@ def test_what_rounding_loses_is_told(sft: Ran, run: Callable[..., Ran]) -> None:
 )
 def test_auto_is_the_jobs_own_16_bits(dtype: str, precision: Any, found: str) -> None:
     model = ModelSettings(name="qvl-tiny", precision=precision)
-    assert merge.dtype(settings(dtype, model=model)) == found
+    assert merged_precision(settings(dtype, model=model)) == found
 
 
 def test_a_base_is_never_loaded_quantized(sft: Ran, run: Callable[..., Ran]) -> None:
